@@ -1,0 +1,56 @@
+// What expires first? One first-in-first-out queue per length of time, so that adding and removing cost nothing and
+// asking is proportional to the number of different lengths (a handful), not to the number of connections.
+#pragma once
+
+#include "hybrid/clock.hpp"
+
+#include <cstddef>
+#include <map>
+
+namespace hybrid {
+
+/// The hook in whatever has a deadline. In at most one Deadlines, at most once. Borrowed, never owned.
+struct Timed {
+    Timed *previous = nullptr;
+    Timed *next = nullptr;
+    Time expires = kNever;
+    Duration length = 0;
+
+    bool queued() const { return previous != nullptr; }
+};
+
+/// Not locked: the owner's lock protects it, and all of its Timed hooks.
+class Deadlines {
+  public:
+    Deadlines() = default;
+    Deadlines(const Deadlines &) = delete;
+    Deadlines &operator=(const Deadlines &) = delete;
+
+    /// Sets the deadline `length` from `now`. Requires: `item` is not queued, `now` never goes back, and `length` has
+    /// one of few values (a queue is kept for each for good).
+    void add(Timed &item, Duration length, Time now);
+
+    /// Takes a deadline back. Requires: `item` is queued here.
+    void remove(Timed &item);
+
+    /// The next item whose deadline is at or before `now`, no longer queued; nullptr when there is none.
+    Timed *pop_expired(Time now);
+
+    /// When the first deadline passes; kNever when there is none.
+    Time next() const;
+
+    std::size_t size() const { return size_; }
+
+  private:
+    struct Queue {
+        Timed head; // a ring: head.next is the oldest
+        Queue() { head.next = head.previous = &head; }
+        Queue(const Queue &) = delete;
+        bool empty() const { return head.next == &head; }
+    };
+
+    std::map<Duration, Queue> queues_;
+    std::size_t size_ = 0;
+};
+
+} // namespace hybrid
