@@ -1,0 +1,39 @@
+// What the directives say: filled while the configuration is read, clamped once by check(), constant from then on.
+#pragma once
+
+#include "hybrid/httpd.hpp"
+#include "hybrid/retained.hpp"
+
+namespace hybrid {
+
+/// One life: from pre_config to the next pre_config. The names are the directives'.
+struct Config {
+    static constexpr int kMaxServerLimit = 20000;
+    static constexpr int kMaxThreadLimit = 100000;
+    /// AsyncRequestWorkerFactor is kept in sixteenths, as mpm_event keeps it.
+    static constexpr unsigned kFactorScale = 16;
+
+    int start_servers = 3;
+    int server_limit = 16;
+    int thread_limit = 64;
+    int threads_per_child = 25;
+    int min_spare_threads = 3 * 25;
+    int max_spare_threads = 10 * 25;
+    int max_request_workers = 16 * 25;
+    unsigned worker_factor = 2 * kFactorScale;
+
+    int active_limit = 16;    ///< children that may serve at once: MaxRequestWorkers / ThreadsPerChild
+    bool one_process = false; ///< -X or -D ONE_PROCESS
+
+    /// Sets `server_limit` ... `worker_factor` from a directive; the answer is httpd's: nullptr or what is wrong.
+    const char *set_factor(const char *argument);
+
+    /// Clamps everything with mpm_event's messages, in its order (D11). Parent, once per configuration pass.
+    /// `startup`: the messages go to the console, else to the log of `server`.
+    void check(Retained &retained, bool startup, const server_rec *server);
+
+    /// Raises what `buckets` listener buckets need at least (D10). Parent, before children are made.
+    void fit_buckets(int buckets);
+};
+
+} // namespace hybrid

@@ -1,0 +1,34 @@
+// The only header that includes httpd's and APR's headers, and what every file that does needs once.
+#pragma once
+
+// Makes AP_INIT_TAKE1 and LISTEN_COMMANDS compile as C++ (otherwise cmd_func takes no arguments there).
+#define AP_HAVE_DESIGNATED_INITIALIZER
+
+#include "httpd.h"
+
+#include "ap_listen.h"
+#include "ap_mpm.h"
+#include "http_config.h"
+#include "http_connection.h"
+#include "http_core.h"
+#include "http_log.h"
+#include "http_main.h"
+#include "http_protocol.h"
+#include "http_vhost.h"
+#include "mpm_common.h"
+#include "scoreboard.h"
+#include "unixd.h"
+#include "util_filter.h"
+
+#include "apr_portable.h"
+#include "apr_strings.h"
+#include "apr_thread_proc.h"
+
+extern "C" __attribute__((visibility("default"))) module AP_MODULE_DECLARE_DATA mpm_hybrid_module;
+APLOG_USE_MODULE(mpm_hybrid);
+
+/// The number of a message that is ours; those that are mpm_event's keep its APLOGNO.
+#define HYBLOGNO(n) "HYB" #n ": "
+
+/// ap_process_child_status() and friends name a slot's absence so.
+constexpr int kNoSlot = -1;

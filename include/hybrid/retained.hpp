@@ -1,0 +1,31 @@
+// What survives reloads. The module itself may be unloaded and mapped elsewhere in between, so: plain data, and no
+// pointer into the module (no vtable, no function, no literal).
+#pragma once
+
+#include "hybrid/httpd.hpp"
+#include "hybrid/staffing.hpp"
+
+#include <type_traits>
+
+namespace hybrid {
+
+/// Parent; the children inherit a copy. Zero at first, allocated by ap_retained_data_create().
+struct Retained {
+    ap_unixd_mpm_retained_data *mpm; ///< httpd's own share, common to all MPMs
+    int first_server_limit;          ///< ServerLimit and ThreadLimit can't change before the next full start
+    int first_thread_limit;
+    int sick_child_detected;
+    int maxclients_reported; ///< AH00484 and AH10159 are said once
+    int near_maxclients_reported;
+    int max_daemon_used; ///< one past the highest slot ever used; never below a live one (P18)
+    int total_daemons;   ///< children alive
+    int active_daemons;  ///< of these, not ending gracefully
+    StaffingMemory *staffing; ///< one for each listener bucket, in ap_pglobal
+};
+
+static_assert(std::is_trivially_copyable_v<Retained> && std::is_standard_layout_v<Retained>);
+
+/// Finds or makes the retained data. Parent, first thing in pre_config (H11).
+Retained &find_retained();
+
+} // namespace hybrid

@@ -1,0 +1,203 @@
+#include "hybrid/config.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+
+namespace hybrid {
+
+namespace {
+
+/// Where a clamp's message goes: the console at the first start, the error log at a restart (D21).
+struct Clamp {
+    bool startup;
+    const server_rec *server;
+
+    /// Both texts take the same arguments in the same order; the second may take fewer.
+    template <typename... Args>
+    void warn(const char *at_startup, const char *at_restart, Args... args) const
+    {
+        if (startup)
+            ap_log_error(APLOG_MARK, APLOG_WARNING | APLOG_STARTUP, 0, nullptr, at_startup, args...);
+        else
+            ap_log_error(APLOG_MARK, APLOG_WARNING, 0, server, at_restart, args...);
+    }
+};
+
+void clamp_server_limit(const Clamp &clamp, int &limit, Retained &retained)
+{
+    constexpr int max = Config::kMaxServerLimit;
+    if (limit > max) {
+        clamp.warn(APLOGNO(00497) "WARNING: ServerLimit of %d exceeds compile-time "
+                                  "limit of %d servers, decreasing to %d.",
+                   APLOGNO(00498) "ServerLimit of %d exceeds compile-time limit "
+                                  "of %d, decreasing to match",
+                   limit, max, max);
+        limit = max;
+    } else if (limit < 1) {
+        clamp.warn(APLOGNO(00499) "WARNING: ServerLimit of %d not allowed, "
+                                  "increasing to 1.",
+                   APLOGNO(00500) "ServerLimit of %d not allowed, increasing to 1", limit);
+        limit = 1;
+    }
+    if (!retained.first_server_limit) {
+        retained.first_server_limit = limit;
+    } else if (limit != retained.first_server_limit) {
+        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, clamp.server,
+                     APLOGNO(00501) "changing ServerLimit to %d from original value of %d "
+                                    "not allowed during restart",
+                     limit, retained.first_server_limit);
+        limit = retained.first_server_limit;
+    }
+}
+
+void clamp_thread_limit(const Clamp &clamp, int &limit, Retained &retained)
+{
+    constexpr int max = Config::kMaxThreadLimit;
+    if (limit > max) {
+        clamp.warn(APLOGNO(00502) "WARNING: ThreadLimit of %d exceeds compile-time "
+                                  "limit of %d threads, decreasing to %d.",
+                   APLOGNO(00503) "ThreadLimit of %d exceeds compile-time limit "
+                                  "of %d, decreasing to match",
+                   limit, max, max);
+        limit = max;
+    } else if (limit < 1) {
+        clamp.warn(APLOGNO(00504) "WARNING: ThreadLimit of %d not allowed, "
+                                  "increasing to 1.",
+                   APLOGNO(00505) "ThreadLimit of %d not allowed, increasing to 1", limit);
+        limit = 1;
+    }
+    if (!retained.first_thread_limit) {
+        retained.first_thread_limit = limit;
+    } else if (limit != retained.first_thread_limit) {
+        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, clamp.server,
+                     APLOGNO(00506) "changing ThreadLimit to %d from original value of %d "
+                                    "not allowed during restart",
+                     limit, retained.first_thread_limit);
+        limit = retained.first_thread_limit;
+    }
+}
+
+void clamp_threads_per_child(const Clamp &clamp, int &threads, int limit)
+{
+    if (threads > limit) {
+        clamp.warn(APLOGNO(00507) "WARNING: ThreadsPerChild of %d exceeds ThreadLimit "
+                                  "of %d threads, decreasing to %d. "
+                                  "To increase, please see the ThreadLimit directive.",
+                   APLOGNO(00508) "ThreadsPerChild of %d exceeds ThreadLimit "
+                                  "of %d, decreasing to match",
+                   threads, limit, limit);
+        threads = limit;
+    } else if (threads < 1) {
+        clamp.warn(APLOGNO(00509) "WARNING: ThreadsPerChild of %d not allowed, "
+                                  "increasing to 1.",
+                   APLOGNO(00510) "ThreadsPerChild of %d not allowed, increasing to 1", threads);
+        threads = 1;
+    }
+}
+
+void clamp_workers(const Clamp &clamp, Config &config)
+{
+    int &workers = config.max_request_workers;
+    const int threads = config.threads_per_child;
+    if (workers < threads) {
+        clamp.warn(APLOGNO(00511) "WARNING: MaxRequestWorkers of %d is less than "
+                                  "ThreadsPerChild of %d, increasing to %d. "
+                                  "MaxRequestWorkers must be at least as large "
+                                  "as the number of threads in a single server.",
+                   APLOGNO(00512) "MaxRequestWorkers of %d is less than ThreadsPerChild "
+                                  "of %d, increasing to match",
+                   workers, threads, threads);
+        workers = threads;
+    }
+    int &children = config.active_limit;
+    children = workers / threads;
+    if (workers % threads) {
+        const int multiple = children * threads;
+        clamp.warn(APLOGNO(00513) "WARNING: MaxRequestWorkers of %d is not an integer "
+                                  "multiple of ThreadsPerChild of %d, decreasing to nearest "
+                                  "multiple %d, for a maximum of %d servers.",
+                   APLOGNO(00514) "MaxRequestWorkers of %d is not an integer multiple "
+                                  "of ThreadsPerChild of %d, decreasing to nearest "
+                                  "multiple %d",
+                   workers, threads, multiple, children);
+        workers = multiple;
+    }
+    const int limit = config.server_limit;
+    if (children > limit) {
+        clamp.warn(APLOGNO(00515) "WARNING: MaxRequestWorkers of %d would require %d servers "
+                                  "and would exceed ServerLimit of %d, decreasing to %d. "
+                                  "To increase, please see the ServerLimit directive.",
+                   APLOGNO(00516) "MaxRequestWorkers of %d would require %d servers and "
+                                  "exceed ServerLimit of %d, decreasing to %d",
+                   workers, children, limit, limit * threads);
+        children = limit;
+        workers = limit * threads;
+    }
+}
+
+void clamp_start_and_spare(const Clamp &clamp, Config &config)
+{
+    if (config.start_servers < 1) {
+        clamp.warn(APLOGNO(00517) "WARNING: StartServers of %d not allowed, "
+                                  "increasing to 1.",
+                   APLOGNO(00518) "StartServers of %d not allowed, increasing to 1", config.start_servers);
+        config.start_servers = 1;
+    }
+    if (config.min_spare_threads < 1) {
+        clamp.warn(APLOGNO(00519) "WARNING: MinSpareThreads of %d not allowed, "
+                                  "increasing to 1 to avoid almost certain server "
+                                  "failure. Please read the documentation.",
+                   APLOGNO(00520) "MinSpareThreads of %d not allowed, increasing to 1", config.min_spare_threads);
+        config.min_spare_threads = 1;
+    }
+}
+
+} // namespace
+
+const char *Config::set_factor(const char *argument)
+{
+    char *end;
+    const double factor = std::strtod(argument, &end);
+    if (*end)
+        return "error parsing value";
+    if (!(factor > 0))
+        return "AsyncRequestWorkerFactor argument must be a positive number";
+    constexpr double max = 1 << 20;
+    worker_factor = std::max(static_cast<unsigned>(std::min(factor, max) * kFactorScale), kFactorScale);
+    return nullptr;
+}
+
+void Config::check(Retained &retained, bool startup, const server_rec *server)
+{
+    const Clamp clamp{startup, server};
+    clamp_server_limit(clamp, server_limit, retained);
+    clamp_thread_limit(clamp, thread_limit, retained);
+    clamp_threads_per_child(clamp, threads_per_child, thread_limit);
+    clamp_workers(clamp, *this);
+    clamp_start_and_spare(clamp, *this);
+}
+
+void Config::fit_buckets(int buckets)
+{
+    active_limit = std::max(active_limit, buckets);
+    start_servers = std::min(std::max(start_servers, buckets), active_limit);
+    min_spare_threads = std::max(min_spare_threads, threads_per_child * (buckets - 1) + buckets);
+    max_spare_threads = std::max(max_spare_threads, min_spare_threads + (threads_per_child + 1) * buckets);
+}
+
+Retained &find_retained()
+{
+    static constexpr char key[] = "mpm_hybrid_module";
+    auto *retained = static_cast<Retained *>(ap_retained_data_get(key));
+    if (!retained) {
+        retained = static_cast<Retained *>(ap_retained_data_create(key, sizeof(Retained)));
+        retained->mpm = ap_unixd_mpm_get_retained_data();
+    }
+    if (retained->mpm->baton != retained) {
+        retained->mpm->was_graceful = 0;
+        retained->mpm->baton = retained;
+    }
+    return *retained;
+}
+
+} // namespace hybrid
