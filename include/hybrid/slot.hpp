@@ -1,0 +1,57 @@
+// One child's rows of the scoreboard. In a child nobody else writes them (but httpd's core, through the handles of
+// connections), so what mod_status shows is true at every moment: counts follow each transition, not a clock (K17).
+#pragma once
+
+#include "hybrid/conn_state.hpp"
+#include "hybrid/httpd.hpp"
+
+namespace hybrid {
+
+/// Any thread of the child, unless said otherwise.
+class Slot {
+  public:
+    /// Takes over slot `index`: whatever a former child left there is cleared. Child, before threads.
+    Slot(int index, int rows, int thread_limit);
+
+    int index() const { return index_; }
+    int rows() const { return rows_; }
+
+    /// httpd's c->id of a connection worked on in `row`: unique among those worked on at one time, server-wide (S24).
+    long connection_id(int row) const { return static_cast<long>(index_) * thread_limit_ + row; }
+
+    /// A row's worker thread is about to be made, and is there (called by that thread itself).
+    void worker_starting(int row);
+    void worker_started(int row, ap_generation_t generation);
+    /// Sets a row's letter; SERVER_READY is shown as SERVER_GRACEFUL while the child ends.
+    void worker_status(int row, int status);
+
+    /// A connection was accepted; it moved; it is gone when it moved to Closed.
+    void opened();
+    void moved(ConnState from, ConnState to);
+    unsigned connections() const;
+    /// Connections that don't count against the accept limit, being about to go (S20).
+    unsigned closing() const;
+    unsigned suspended() const;
+
+    void set_accepting(bool accepting);
+    /// The child ends gracefully: it says so, and all its rows do.
+    void quiesce();
+    bool quiescing() const;
+
+  private:
+    std::uint32_t *count_of(ConnState state) const;
+
+    process_score *process_;
+    int index_;
+    int rows_;
+    int thread_limit_;
+};
+
+/// What a slot's `quiescing` says, in child and parent.
+enum Quiescing : char {
+    kServing = 0,
+    kEnding = 1,    ///< the child decided or was told to end gracefully
+    kAccounted = 2, ///< and the parent no longer counts it as active
+};
+
+} // namespace hybrid
