@@ -1,0 +1,92 @@
+// One client's connection: its socket, httpd's records of it, and the state it is in.
+#pragma once
+
+#include "hybrid/conn_state.hpp"
+#include "hybrid/deadlines.hpp"
+#include "hybrid/httpd.hpp"
+#include "hybrid/poller.hpp"
+#include "hybrid/pools.hpp"
+#include "hybrid/scheduler.hpp"
+#include "hybrid/slot.hpp"
+
+#include <memory>
+
+namespace hybrid {
+
+class Connection;
+
+struct ConnectionCloser {
+    void operator()(Connection *connection) const;
+};
+/// Holding it is owning the connection; dropping it closes the socket and ends the connection's pool.
+using ConnectionPtr = std::unique_ptr<Connection, ConnectionCloser>;
+
+/// Lives in its pool. Exactly one owner at a time, and only the owner calls anything here; owners are a worker's turn,
+/// the scheduler's queue, and the listener (conn_state.def says which, for each state).
+class Connection : public Runnable, public Timed, public PollTarget {
+  public:
+    /// Takes an accepted socket and the pool it is in. `turn` is what a worker runs on it. Listener.
+    static ConnectionPtr accept(apr_socket_t *socket, apr_pool_t *pool, Pools &pools, Slot &slot, Run turn);
+
+    ConnState state() const { return state_; }
+    /// The one place where the state changes. Asserts that the table knows the step.
+    void transit(ConnEvent event);
+
+    /// Makes httpd's conn_rec and runs the hooks of a new connection; on the worker of `row`. What comes back is
+    /// ap_pre_connection()'s: OK, DONE, or why not (then drop the connection).
+    int open(apr_thread_t *thread, int row);
+    bool opened() const { return c_ != nullptr; }
+
+    /// The connection changes hands between a thread and the MPM: tells the modules (R15, R16).
+    void suspend();
+    void resume(apr_thread_t *thread, int row);
+
+    conn_rec *record() const { return c_; }
+    conn_state_t &mailbox() { return mailbox_; }
+    apr_socket_t *socket() const { return socket_; }
+    int fd() const { return fd_; }
+
+    /// Timeout and KeepAliveTimeout of the virtual host that is in charge at the moment.
+    Duration timeout() const { return timeouts_of_->timeout; }
+    Duration keep_alive_timeout() const { return timeouts_of_->keep_alive_timeout; }
+    Duration linger_time() const { return linger_time_; }
+    void set_linger_time(Duration length) { linger_time_ = length; }
+
+    /// The connection behind a conn_rec; nullptr for one that is not ours (H21) or a secondary one.
+    static Connection *of(const conn_rec *c);
+
+    /// Hook bodies; on the thread that has the connection.
+    static void on_pre_read_request(request_rec *r, conn_rec *c);
+    static void on_post_read_request(const request_rec *r);
+    static void on_protocol_switch(const conn_rec *c, const server_rec *s);
+
+    bool polled = false;             ///< the listener's poller knows the descriptor
+    std::uint64_t let_go_after = 0;  ///< while Suspended: see Listener::review_suspended()
+
+  private:
+    friend struct ConnectionCloser;
+    Connection(apr_socket_t *socket, apr_pool_t *pool, Pools &pools, Slot &slot, Run turn);
+    static apr_status_t on_pool_cleanup(void *self);
+    static apr_status_t on_request_cleanup(void *self);
+
+    Pools &pools_;
+    Slot &slot_;
+    apr_pool_t *const pool_;
+    apr_socket_t *const socket_;
+    int fd_ = -1;
+    ConnState state_ = kConnEntry;
+    bool suspended_ = false; // as far as the modules know
+    conn_rec *c_ = nullptr;
+    request_rec *request_ = nullptr;
+    ap_sb_handle_t *sbh_ = nullptr;
+    apr_bucket_alloc_t *buckets_ = nullptr;
+    conn_state_t mailbox_{};
+    const server_rec *timeouts_of_;
+    Duration linger_time_ = 0;
+};
+
+/// Gives a secondary connection (a stream of HTTP/2) a state of its own, so that it does not share its master's (H24).
+/// pre_connection hook, on a thread of mod_http2.
+void adopt_secondary(conn_rec *c);
+
+} // namespace hybrid
