@@ -1,0 +1,103 @@
+// The one thread of a child that owns every socket nobody works on: it accepts, hears readiness, keeps the deadlines
+// and the timers, and hands what is due to the scheduler. It never waits for a worker (K11), and a connection whose
+// turn has come waits for one however long that takes: nothing is closed because all are busy (K01).
+#pragma once
+
+#include "hybrid/acceptor.hpp"
+#include "hybrid/connection.hpp"
+#include "hybrid/poller.hpp"
+#include "hybrid/suspended.hpp"
+#include "hybrid/timers.hpp"
+
+#include <atomic>
+#include <vector>
+
+namespace hybrid {
+
+class Listener {
+  public:
+    /// What a worker runs for a connection, and how the child's main thread hears that it should look at
+    /// wants_drain() and ended(); any thread may call `notify`.
+    struct Callbacks {
+        Runnable::Run turn;
+        void (*notify)(void *child);
+        void *child;
+    };
+
+    Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, const Callbacks &callbacks);
+    Listener(const Listener &) = delete;
+
+    /// Opens the poller; from then on timers can be added. errno or 0. Child's main thread.
+    [[nodiscard]] int open() { return poller_.open(); }
+    /// Registers the listening sockets. errno or 0. Child's main thread, before run().
+    [[nodiscard]] int listen(ap_listen_rec *listeners) { return acceptor_.open(listeners); }
+    /// The thread's body: returns when stopped, or drained and no connection is left.
+    void run() EXCLUDES(mu_);
+
+    // Any thread from here on.
+
+    /// Takes over a connection a worker is done with for now, in a polled state: `what` is waited for, `length` at
+    /// most.
+    void park(ConnectionPtr connection, Readiness what, Duration length) EXCLUDES(mu_);
+    /// Takes over a connection in Suspended.
+    void hold(ConnectionPtr connection);
+    /// Drops a connection for good.
+    void drop(ConnectionPtr connection);
+
+    /// httpd's ap_mpm_register_timed_callback(): runs on a worker, `delay` from now or later.
+    void add_timer(Duration delay, TimedCallback callback) EXCLUDES(mu_);
+
+    /// No new connections; run() returns when the last one has gone. Idle ones are drained in place: each stays until
+    /// its next answer, which says "Connection: close", or its KeepAliveTimeout (K04). This is the seam for handing
+    /// them to another child.
+    void drain() { set_mode(Mode::Drain); }
+    /// While draining: close the idle ones too, now, because the parent is out of slots.
+    void hurry() { set_mode(Mode::Hurry); }
+    /// run() returns at once.
+    void stop() { set_mode(Mode::Stop); }
+    bool hurried() const { return mode_.load() >= Mode::Hurry; }
+
+    bool wants_drain() const { return wants_drain_.load(); }
+    bool ended() const { return ended_.load(); }
+
+  private:
+    enum class Mode { Serve, Drain, Hurry, Stop };
+    struct TimerTask;
+
+    void set_mode(Mode mode);
+    void follow_mode(Time now) EXCLUDES(mu_);
+    bool drained(Time now) EXCLUDES(mu_);
+    Time next_due(Time now) EXCLUDES(mu_);
+    void on_event(const epoll_event &event, Time now) EXCLUDES(mu_);
+    void on_ready(Connection &connection) EXCLUDES(mu_);
+    void on_lingering(Connection &connection) EXCLUDES(mu_);
+    void expire(Time now) EXCLUDES(mu_);
+    void run_timers(Time now) EXCLUDES(mu_);
+    void give_back_released();
+    void shed_idle() EXCLUDES(mu_);
+    void begin_close(Connection &connection, ConnEvent event);
+    Deadlines &deadlines_of(ConnState state) REQUIRES(mu_);
+
+    Slot &slot_;
+    Scheduler &scheduler_;
+    const Callbacks callbacks_;
+    Poller poller_;
+    Acceptor acceptor_;
+    Suspended suspended_;
+    std::atomic<Mode> mode_{Mode::Serve};
+    std::atomic<bool> wants_drain_{false};
+    std::atomic<bool> ended_{false};
+
+    // The listener's thread only.
+    Mode seen_mode_ = Mode::Serve;
+    Time orphaned_since_ = kNever;
+
+    Mutex mu_;
+    Deadlines idle_ GUARDED_BY(mu_);   // KeepAlive
+    Deadlines io_ GUARDED_BY(mu_);     // WaitIo, WriteCompletion
+    Deadlines linger_ GUARDED_BY(mu_); // Lingering
+    Timers timers_ GUARDED_BY(mu_);
+    Time sleeps_until_ GUARDED_BY(mu_) = 0;
+};
+
+} // namespace hybrid

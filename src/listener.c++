@@ -1,0 +1,306 @@
+#include "hybrid/listener.hpp"
+
+#include "hybrid/workers.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace hybrid {
+
+namespace {
+
+constexpr Duration kEndLingerTime = seconds(2); // for every lingering close once the child ends (S20)
+constexpr Duration kReviewPeriod = seconds(1);  // suspended connections, for modules with threads of their own
+constexpr int kLingerReads = 8;                 // before others have their turn
+
+} // namespace
+
+/// A timed callback on its way to a worker.
+struct Listener::TimerTask : Runnable {
+    TimerTask(Listener &owner, TimedCallback what) : Runnable(run_on_worker), listener(owner), callback(what) {}
+
+    static void run_on_worker(Runnable &self, Worker &worker) noexcept
+    {
+        const std::unique_ptr<TimerTask> task(static_cast<TimerTask *>(&self));
+        worker.slot.worker_status(worker.row, SERVER_BUSY_WRITE); // it is not idle (K22)
+        const auto ticket = task->listener.suspended_.callback_begins();
+        task->callback.function(task->callback.baton);
+        task->listener.suspended_.callback_ended(ticket);
+        task->listener.give_back_released();
+    }
+
+    Listener &listener;
+    const TimedCallback callback;
+};
+
+Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, const Callbacks &callbacks)
+    : slot_(slot), scheduler_(scheduler), callbacks_(callbacks),
+      acceptor_(config, slot, scheduler, pools, poller_, callbacks.turn)
+{
+}
+
+void Listener::run()
+{
+    for (;;) {
+        const Time t = now();
+        follow_mode(t);
+        if (seen_mode_ == Mode::Stop || (seen_mode_ != Mode::Serve && drained(t)))
+            break;
+        acceptor_.reconsider(t);
+        for (const epoll_event &event : poller_.wait(next_due(t)))
+            on_event(event, now());
+        expire(now());
+        run_timers(now());
+        give_back_released();
+        if (acceptor_.used_up() && !wants_drain_.exchange(true))
+            callbacks_.notify(callbacks_.child);
+    }
+    acceptor_.close();
+    scheduler_.limit(0);
+    ended_.store(true);
+    callbacks_.notify(callbacks_.child);
+}
+
+void Listener::set_mode(Mode mode)
+{
+    mode_.store(mode);
+    poller_.wake();
+}
+
+void Listener::follow_mode(Time now)
+{
+    const Mode mode = mode_.load();
+    if (mode == Mode::Serve || mode == Mode::Stop) {
+        seen_mode_ = mode;
+        return;
+    }
+    if (seen_mode_ == Mode::Serve) {
+        acceptor_.close();
+        slot_.quiesce();
+        Lock lock(mu_);
+        std::vector<Timed *> lingering;
+        while (Timed *item = linger_.pop_expired(kNever))
+            lingering.push_back(item);
+        for (Timed *item : lingering)
+            linger_.add(*item, kEndLingerTime, now);
+    }
+    seen_mode_ = mode;
+    if (mode == Mode::Hurry)
+        shed_idle();
+    scheduler_.limit(std::max(slot_.connections(), 1u)); // more workers than connections have nothing to wait for
+}
+
+// Every connection has gone. Those that stay suspended with nothing left in this child that could let them go (its
+// module failed: ap_die() without the end of the request) must not keep the child for ever (K03).
+bool Listener::drained(Time now)
+{
+    const unsigned open = slot_.connections();
+    if (open == 0)
+        return true;
+    Time next_timer;
+    {
+        Lock lock(mu_);
+        next_timer = timers_.next();
+    }
+    if (open != slot_.suspended() || next_timer != kNever || suspended_.callbacks_running()) {
+        orphaned_since_ = kNever;
+        return false;
+    }
+    orphaned_since_ = std::min(orphaned_since_, now);
+    if (now < later(orphaned_since_, ap_server_conf->timeout))
+        return false;
+    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, ap_server_conf,
+                 HYBLOGNO(0003) "%u suspended connection(s) that no module lets go: ending without them", open);
+    return true;
+}
+
+Time Listener::next_due(Time now)
+{
+    Time due = acceptor_.next_due();
+    if (!suspended_.empty() || orphaned_since_ != kNever)
+        due = std::min(due, later(now, kReviewPeriod));
+    Lock lock(mu_);
+    due = std::min({due, idle_.next(), io_.next(), linger_.next(), timers_.next()});
+    sleeps_until_ = due;
+    return due;
+}
+
+void Listener::on_event(const epoll_event &event, Time now)
+{
+    PollTarget &target = target_of(event);
+    if (target.kind == PollTarget::Kind::Listen)
+        acceptor_.on_readable(target, now);
+    else
+        on_ready(static_cast<Connection &>(target));
+}
+
+void Listener::on_ready(Connection &connection)
+{
+    if (connection.state() == ConnState::Lingering)
+        return on_lingering(connection);
+    {
+        Lock lock(mu_);
+        deadlines_of(connection.state()).remove(connection);
+    }
+    if (connection.state() != ConnState::WriteCompletion)
+        connection.mailbox().state = CONN_STATE_READ_REQUEST_LINE;
+    connection.transit(ConnEvent::IoReady);
+    scheduler_.push(connection);
+}
+
+// Reads away what the client still sends. The deadline stays what it was (S18).
+void Listener::on_lingering(Connection &connection)
+{
+    connection.transit(ConnEvent::IoReady);
+    char nowhere[16 * 1024];
+    apr_status_t rv = APR_SUCCESS;
+    for (int i = 0; i < kLingerReads && rv == APR_SUCCESS; ++i) {
+        apr_size_t length = sizeof nowhere;
+        rv = apr_socket_recv(connection.socket(), nowhere, &length);
+    }
+    const bool more = rv == APR_SUCCESS || APR_STATUS_IS_EAGAIN(rv);
+    if (more && poller_.arm(connection.fd(), connection, Readiness::Readable, true) == 0)
+        return;
+    {
+        Lock lock(mu_);
+        linger_.remove(connection);
+    }
+    connection.transit(ConnEvent::PeerGone);
+    drop(ConnectionPtr(&connection));
+}
+
+Deadlines &Listener::deadlines_of(ConnState state)
+{
+    switch (state) {
+    case ConnState::KeepAlive:
+        return idle_;
+    case ConnState::Lingering:
+        return linger_;
+    default:
+        return io_;
+    }
+}
+
+void Listener::park(ConnectionPtr connection, Readiness what, Duration length)
+{
+    Connection &parked = *connection;
+    if (parked.state() == ConnState::Lingering && mode_.load() != Mode::Serve)
+        length = std::min(length, kEndLingerTime);
+    int error;
+    bool wake;
+    {
+        // Armed under the lock: the listener may have the connection, and close it, the moment this is released.
+        Lock lock(mu_);
+        Deadlines &deadlines = deadlines_of(parked.state());
+        deadlines.add(parked, length, now());
+        wake = parked.expires < sleeps_until_;
+        const bool known = std::exchange(parked.polled, true);
+        error = poller_.arm(parked.fd(), parked, what, known);
+        if (error)
+            deadlines.remove(parked);
+        else
+            connection.release();
+    }
+    if (error) {
+        ap_log_cerror(APLOG_MARK, APLOG_ERR, error, parked.record(), HYBLOGNO(0004) "can't poll the connection, closing it");
+        return drop(std::move(connection));
+    }
+    if (wake || hurried())
+        poller_.wake();
+}
+
+void Listener::hold(ConnectionPtr connection)
+{
+    suspended_.hold(std::move(connection));
+    poller_.wake(); // it may be let go already, and is looked at once per second from now on
+}
+
+void Listener::drop(ConnectionPtr connection)
+{
+    connection.reset();
+    if (acceptor_.disabled() || mode_.load() != Mode::Serve)
+        poller_.wake();
+}
+
+void Listener::give_back_released()
+{
+    for (ConnectionPtr &connection : suspended_.take_released()) {
+        connection->transit(ConnEvent::Resumed);
+        scheduler_.push(*connection.release());
+    }
+}
+
+void Listener::add_timer(Duration delay, TimedCallback callback)
+{
+    bool wake;
+    {
+        Lock lock(mu_);
+        const Time due = later(now(), std::max<Duration>(delay, 0));
+        timers_.add(due, callback);
+        wake = due < sleeps_until_;
+    }
+    if (wake)
+        poller_.wake();
+}
+
+void Listener::run_timers(Time now)
+{
+    for (;;) {
+        std::optional<TimedCallback> due;
+        {
+            Lock lock(mu_);
+            due = timers_.pop_due(now);
+        }
+        if (!due)
+            return;
+        scheduler_.push(*new TimerTask(*this, *due));
+    }
+}
+
+void Listener::expire(Time now)
+{
+    for (;;) {
+        Timed *item;
+        {
+            Lock lock(mu_);
+            item = idle_.pop_expired(now);
+            if (!item)
+                item = io_.pop_expired(now);
+            if (!item)
+                item = linger_.pop_expired(now);
+        }
+        if (!item)
+            return;
+        begin_close(static_cast<Connection &>(*item), ConnEvent::Expired);
+    }
+}
+
+void Listener::shed_idle()
+{
+    for (;;) {
+        Timed *item;
+        {
+            Lock lock(mu_);
+            item = idle_.pop_expired(kNever);
+        }
+        if (!item)
+            return;
+        begin_close(static_cast<Connection &>(*item), ConnEvent::Shed);
+    }
+}
+
+// A worker flushes and shuts it down; one that lingers already is dropped.
+void Listener::begin_close(Connection &connection, ConnEvent event)
+{
+    poller_.forget(connection.fd());
+    connection.polled = false;
+    if (connection.state() == ConnState::KeepAlive)
+        apr_table_setn(connection.record()->notes, "short-lingering-close", "1");
+    connection.transit(event);
+    if (connection.state() == ConnState::Closed)
+        drop(ConnectionPtr(&connection));
+    else
+        scheduler_.push(connection);
+}
+
+} // namespace hybrid
