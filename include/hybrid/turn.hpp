@@ -1,0 +1,38 @@
+// One worker's visit to one connection: hooks, flush, then idle, wait or close. What the modules left in c->cs and
+// returned becomes one event for the connection's state (server/mpm/event/event.c, process_socket()).
+#pragma once
+
+#include "hybrid/connection.hpp"
+#include "hybrid/workers.hpp"
+
+namespace hybrid {
+
+/// Worker threads. Lasts for one visit.
+class Turn {
+  public:
+    /// The Runnable::Run of connections.
+    static void run(Runnable &connection, Worker &worker) noexcept;
+
+  private:
+    Turn(ConnectionPtr connection, Worker &worker) : connection_(std::move(connection)), worker_(worker) {}
+
+    void go();
+    bool begin();
+    void process();
+    int run_hooks();
+    bool complete_write();
+    void wait_for_io();
+    void wait_to_write();
+    void go_idle();
+    void hold();
+    void close();
+    void status(int status);
+
+    conn_rec &record() { return *connection_->record(); }
+    conn_state_t &mailbox() { return connection_->mailbox(); }
+
+    ConnectionPtr connection_;
+    Worker &worker_;
+};
+
+} // namespace hybrid

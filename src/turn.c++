@@ -1,0 +1,219 @@
+#include "hybrid/turn.hpp"
+
+#include "hybrid/listener.hpp"
+
+#include <utility>
+
+namespace hybrid {
+
+namespace {
+
+constexpr Duration kFlushTime = seconds(2);       // how long a closing connection may block its worker
+constexpr Duration kLingerTime = seconds(30);     // MAX_SECS_TO_LINGER
+constexpr Duration kShortLingerTime = seconds(2); // SECONDS_TO_LINGER
+
+/// What modules want to wait for, and back to the default for the next time (S15).
+Readiness take_sense(conn_state_t &mailbox, Readiness by_default)
+{
+    const conn_sense_e sense = std::exchange(mailbox.sense, CONN_SENSE_DEFAULT);
+    if (sense == CONN_SENSE_DEFAULT)
+        return by_default;
+    return sense == CONN_SENSE_WANT_READ ? Readiness::Readable : Readiness::Writable;
+}
+
+} // namespace
+
+void Turn::run(Runnable &connection, Worker &worker) noexcept
+{
+    ConnectionPtr owned(static_cast<Connection *>(&connection));
+    worker.set_socket(owned->fd());
+    Turn(std::move(owned), worker).go();
+}
+
+void Turn::go()
+{
+    if (begin()) {
+        if (connection_->state() == ConnState::Linger)
+            close();
+        else
+            process();
+    }
+    // Whoever took the connection over may have closed it by now; the socket was forgotten before that.
+    if (connection_) {
+        worker_.set_socket(-1);
+        worker_.listener.drop(std::move(connection_));
+    }
+}
+
+// The connection arrives at this thread. False: it is to be dropped.
+bool Turn::begin()
+{
+    connection_->transit(ConnEvent::Taken);
+    if (connection_->opened()) {
+        connection_->resume(worker_.thread, worker_.row);
+        return true;
+    }
+    const int rc = connection_->open(worker_.thread, worker_.row);
+    if (rc == OK || rc == DONE)
+        return true;
+    if (connection_->opened())
+        ap_log_cerror(APLOG_MARK, APLOG_DEBUG, 0, connection_->record(),
+                      APLOGNO(00469) "process_socket: connection aborted");
+    return false;
+}
+
+void Turn::process()
+{
+    bool again = mailbox().state == CONN_STATE_READ_REQUEST_LINE;
+    for (;;) {
+        // A filter that clogs the input is called from whatever state (S05).
+        if (again || record().clogging_input_filters) {
+            if (run_hooks() != OK || record().aborted)
+                mailbox().state = CONN_STATE_LINGER;
+        }
+        if (mailbox().state == CONN_STATE_LINGER) {
+            connection_->transit(ConnEvent::WantClose);
+            return close();
+        }
+#ifdef HYBRID_HAVE_CONN_STATE_ASYNC_WAITIO
+        if (mailbox().state == CONN_STATE_ASYNC_WAITIO)
+            return wait_for_io();
+#endif
+        if (mailbox().state == CONN_STATE_SUSPENDED)
+            return hold();
+
+        if (!complete_write() || record().aborted) {
+            connection_->transit(ConnEvent::WantClose);
+            return close();
+        }
+        if (record().data_in_output_filters || mailbox().sense == CONN_SENSE_WANT_READ)
+            return wait_to_write();
+        if (record().keepalive == AP_CONN_KEEPALIVE && record().data_in_input_filters) {
+            again = true;
+            continue;
+        }
+        if (record().keepalive != AP_CONN_KEEPALIVE || worker_.listener.hurried()) {
+            connection_->transit(ConnEvent::WantClose);
+            return close();
+        }
+        return go_idle();
+    }
+}
+
+// Runs the process_connection hooks and reads what they left. OK: mailbox().state is one of LINGER, ASYNC_WAITIO,
+// WRITE_COMPLETION, SUSPENDED. Anything else: to be closed (S01-S04).
+int Turn::run_hooks()
+{
+    mailbox().state = CONN_STATE_READ_REQUEST_LINE;
+    const int rc = ap_run_process_connection(&record());
+    if (rc == OK || rc == DONE) {
+        switch (mailbox().state) {
+        case CONN_STATE_READ_REQUEST_LINE: // by modules that never look at c->cs
+            mailbox().state = CONN_STATE_LINGER;
+            return OK;
+        case CONN_STATE_CHECK_REQUEST_LINE_READABLE: // what is left to write goes first
+            mailbox().state = CONN_STATE_WRITE_COMPLETION;
+            return OK;
+        case CONN_STATE_LINGER:
+        case CONN_STATE_WRITE_COMPLETION:
+        case CONN_STATE_SUSPENDED:
+#ifdef HYBRID_HAVE_CONN_STATE_ASYNC_WAITIO
+        case CONN_STATE_ASYNC_WAITIO:
+#endif
+            return OK;
+        default:
+            break;
+        }
+    }
+    ap_log_cerror(APLOG_MARK, APLOG_DEBUG, 0, &record(),
+                  APLOGNO(10111) "process_socket: connection processing returned %i (%sstate %i): closing", rc,
+                  rc ? "" : "unexpected ", static_cast<int>(mailbox().state));
+    return HTTP_INTERNAL_SERVER_ERROR;
+}
+
+// Writes what the core output filter has kept, as far as the socket takes it. False: the connection is broken.
+bool Turn::complete_write()
+{
+    status(SERVER_BUSY_WRITE);
+    ap_filter_t *filter = record().output_filters;
+    while (filter->next)
+        filter = filter->next;
+    const apr_status_t rv = filter->frec->filter_func.out_func(filter, nullptr);
+    if (rv != APR_SUCCESS)
+        ap_log_cerror(APLOG_MARK, APLOG_DEBUG, rv, &record(),
+                      APLOGNO(00470) "network write failure in core output filter");
+    return rv == APR_SUCCESS;
+}
+
+void Turn::wait_for_io()
+{
+    const Duration length = connection_->timeout();
+    status(SERVER_BUSY_READ);
+    connection_->suspend();
+    const Readiness what = take_sense(mailbox(), Readiness::Readable);
+    connection_->transit(ConnEvent::WantIo);
+    worker_.set_socket(-1);
+    worker_.listener.park(std::move(connection_), what, length);
+}
+
+void Turn::wait_to_write()
+{
+    const Duration length = connection_->timeout();
+    mailbox().state = CONN_STATE_WRITE_COMPLETION;
+    connection_->suspend();
+    const Readiness what = take_sense(mailbox(), Readiness::Writable);
+    connection_->transit(ConnEvent::WantFlush);
+    worker_.set_socket(-1);
+    worker_.listener.park(std::move(connection_), what, length);
+}
+
+void Turn::go_idle()
+{
+    const Duration length = connection_->keep_alive_timeout();
+    mailbox().state = CONN_STATE_CHECK_REQUEST_LINE_READABLE;
+    mailbox().sense = CONN_SENSE_DEFAULT;
+    status(SERVER_BUSY_KEEPALIVE);
+    connection_->suspend();
+    connection_->transit(ConnEvent::WantIdle);
+    worker_.set_socket(-1);
+    worker_.listener.park(std::move(connection_), Readiness::Readable, length);
+}
+
+void Turn::hold()
+{
+    connection_->suspend();
+    connection_->transit(ConnEvent::WantHold);
+    worker_.set_socket(-1);
+    worker_.listener.hold(std::move(connection_));
+}
+
+// Flushes and shuts down our side (ap_start_lingering_close() runs the pre_close_connection hooks: a TLS client hears
+// close_notify, an HTTP/2 client GOAWAY), then leaves the client to the listener for a while, which reads what still
+// comes: a reset would otherwise destroy the answer on its way. What is left of the connection in go() is dropped.
+void Turn::close()
+{
+    mailbox().state = CONN_STATE_LINGER;
+    apr_socket_t *socket = connection_->socket();
+    apr_socket_timeout_set(socket, kFlushTime);
+    const bool done = ap_start_lingering_close(&record());
+    connection_->suspend();
+    if (done) {
+        connection_->transit(ConnEvent::PeerGone);
+        return;
+    }
+    apr_socket_timeout_set(socket, 0);
+    apr_socket_opt_set(socket, APR_INCOMPLETE_READ, 0);
+    const bool brief = apr_table_get(record().notes, "short-lingering-close") != nullptr;
+    mailbox().state = brief ? CONN_STATE_LINGER_SHORT : CONN_STATE_LINGER_NORMAL;
+    mailbox().sense = CONN_SENSE_DEFAULT;
+    connection_->transit(ConnEvent::Flushed);
+    worker_.set_socket(-1);
+    worker_.listener.park(std::move(connection_), Readiness::Readable, brief ? kShortLingerTime : kLingerTime);
+}
+
+void Turn::status(int status)
+{
+    ap_update_child_status(static_cast<ap_sb_handle_t *>(record().sbh), status, nullptr);
+}
+
+} // namespace hybrid
