@@ -1,0 +1,81 @@
+// A child from fork to exit: drop privileges, start, serve, drain.
+//
+// The parent speaks to it by signals, each to one process: AP_SIG_GRACEFUL means end gracefully (a second one: close
+// idle connections too, the slot is needed), SIGTERM means end now, whatever else is going on (K06). doc/notes has
+// why not httpd's pipe of death.
+#pragma once
+
+#include "hybrid/config.hpp"
+#include "hybrid/fd.hpp"
+#include "hybrid/listener.hpp"
+#include "hybrid/pools.hpp"
+#include "hybrid/scheduler.hpp"
+#include "hybrid/slot.hpp"
+#include "hybrid/workers.hpp"
+
+#include <atomic>
+#include <memory>
+
+namespace hybrid {
+
+/// Main thread, unless said otherwise. Made after fork(), never destroyed: the process ends first.
+class Child {
+  public:
+    struct Birth {
+        const Config &config;
+        Retained &retained;
+        apr_pool_t *pconf;
+        ap_listen_rec *listeners; ///< of this child's bucket
+        int slot;
+        pid_t parent;
+        /// One-process mode: what the parent, that is this process, does before it exits. Else nullptr.
+        void (*before_exit)(void *parent_object);
+        void *parent_object;
+    };
+
+    explicit Child(const Birth &birth);
+
+    /// First part: everything up to dropping privileges and child_init; then serves until told otherwise. Exits.
+    [[noreturn]] void main();
+
+    /// httpd's ap_mpm_register_timed_callback(). Any thread.
+    apr_status_t add_timer(Duration delay, TimedCallback callback);
+
+    /// Signals a child waits for are held back from before fork() until they can be read, so that none is lost.
+    /// Parent, around fork().
+    static void block_signals();
+    static void unblock_signals();
+
+  private:
+    enum class Ending { None, Graceful, Now };
+
+    void prepare();
+    void watch_signals();
+    void follow_parent();
+    void make_runtime();
+    void start_threads();
+    void serve();
+    void on_signal();
+    void end_gracefully();
+    void end_now();
+    bool wait_for_workers();
+    [[noreturn]] void exit_sick();
+    [[noreturn]] void exit_child(int code);
+
+    const Birth birth_;
+    apr_pool_t *pchild_ = nullptr;
+    apr_pool_t *pruntime_ = nullptr;
+    Ending ending_ = Ending::None;
+    Fd signals_;
+    Fd notices_;
+    apr_thread_t *listener_thread_ = nullptr;
+
+    // Made by make_runtime(), in this order.
+    std::unique_ptr<Slot> slot_;
+    Scheduler scheduler_;
+    std::unique_ptr<Pools> pools_;
+    std::unique_ptr<Listener> listener_;
+    std::unique_ptr<Workers> workers_;
+};
+
+} // namespace hybrid

@@ -1,0 +1,297 @@
+#include "hybrid/child.hpp"
+
+#include "hybrid/turn.hpp"
+
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <new>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+
+namespace hybrid {
+
+namespace {
+
+/// How long workers in module code may take to come back when the child has to end at once. The parent kills after
+/// nine seconds (ap_reclaim_child_processes() in server/mpm_unix.c); nobody should wait for that.
+constexpr Duration kPatience = milliseconds(1500);
+
+sigset_t watched_signals()
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, AP_SIG_GRACEFUL);
+    return set;
+}
+
+bool readable(int fd, int milliseconds)
+{
+    struct pollfd wait = {fd, POLLIN, 0};
+    return poll(&wait, 1, milliseconds) > 0;
+}
+
+} // namespace
+
+void Child::block_signals()
+{
+    const sigset_t set = watched_signals();
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+void Child::unblock_signals()
+{
+    const sigset_t set = watched_signals();
+    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+}
+
+Child::Child(const Birth &birth) : birth_(birth) {}
+
+void Child::main()
+{
+    prepare();
+    make_runtime();
+    ap_run_child_init(pchild_, ap_server_conf);
+    start_threads();
+    birth_.retained.mpm->mpm_state = AP_MPMQ_RUNNING;
+    serve();
+    if (listener_thread_) {
+        apr_status_t rv;
+        apr_thread_join(&rv, listener_thread_);
+    }
+    if (!wait_for_workers()) {
+        ap_log_error(APLOG_MARK, APLOG_INFO, 0, ap_server_conf,
+                     HYBLOGNO(0005) "%d worker(s) still in a handler, ending without them",
+                     static_cast<int>(scheduler_.load().workers));
+        if (birth_.before_exit)
+            birth_.before_exit(birth_.parent_object);
+        _exit(0);
+    }
+    workers_->join();
+    exit_child(0);
+}
+
+// In the order of child_main() in server/mpm/event/event.c: as root first, signals before anybody's threads.
+void Child::prepare()
+{
+    birth_.retained.mpm->mpm_state = AP_MPMQ_STARTING;
+    ap_fatal_signal_child_setup(ap_server_conf);
+    apr_pool_create(&pchild_, birth_.pconf);
+    apr_pool_tag(pchild_, "pchild");
+#if defined(HYBRID_HAVE_AP_THREAD_MAIN_CREATE)
+    if (!birth_.config.one_process) {
+        apr_thread_t *thread = nullptr;
+        if (const apr_status_t rv = ap_thread_main_create(&thread, pchild_)) {
+            ap_log_error(APLOG_MARK, APLOG_EMERG, rv, ap_server_conf,
+                         APLOGNO(10377) "Couldn't initialize child main thread");
+            exit_child(APEXIT_CHILDFATAL);
+        }
+    }
+#endif
+    ap_reopen_scoreboard(pchild_, nullptr, 0);
+    if (ap_run_drop_privileges(pchild_, ap_server_conf))
+        exit_child(APEXIT_CHILDFATAL);
+    follow_parent();
+    if (const apr_status_t rv = apr_setup_signal_thread()) {
+        ap_log_error(APLOG_MARK, APLOG_EMERG, rv, ap_server_conf, APLOGNO(00479) "Couldn't initialize signal thread");
+        exit_child(APEXIT_CHILDFATAL);
+    }
+    watch_signals();
+}
+
+// Nobody would reap, restart or stop this child without its parent, and its port would stay taken (K20). After the
+// change of user, which forgets the request.
+void Child::follow_parent()
+{
+    if (birth_.config.one_process)
+        return;
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != birth_.parent)
+        raise(SIGTERM); // it was gone before we asked; held back until serve() reads it
+}
+
+void Child::watch_signals()
+{
+    sigset_t set = watched_signals();
+    if (birth_.config.one_process) {
+        sigdelset(&set, AP_SIG_GRACEFUL); // blocked, hence ignored (M06)
+        sigaddset(&set, SIGINT);
+    }
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+    signals_ = Fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+    notices_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!signals_ || !notices_) {
+        ap_log_error(APLOG_MARK, APLOG_ALERT, errno, ap_server_conf,
+                     HYBLOGNO(0006) "can't make the descriptors a child needs");
+        exit_child(APEXIT_CHILDSICK);
+    }
+}
+
+// Before child_init, where modules may ask for timers already (S31). pruntime is made before any connection's pool,
+// hence destroyed after them, which matters in one-process mode where pchild goes first (T28).
+void Child::make_runtime()
+{
+    const Config &config = birth_.config;
+    apr_pool_create(&pruntime_, birth_.pconf);
+    apr_pool_tag(pruntime_, "mpm_runtime");
+    const bool capped = ap_max_mem_free != APR_ALLOCATOR_MAX_FREE_UNLIMITED;
+    const std::size_t keep = capped ? config.threads_per_child * 3 / 4 : static_cast<std::size_t>(-1);
+
+    slot_ = std::make_unique<Slot>(birth_.slot, config.threads_per_child, config.thread_limit);
+    pools_ = std::make_unique<Pools>(birth_.pconf, keep);
+    const Listener::Callbacks callbacks = {
+        Turn::run,
+        [](void *child) {
+            const std::uint64_t one = 1;
+            [[maybe_unused]] const auto n = write(static_cast<Child *>(child)->notices_.get(), &one, sizeof one);
+        },
+        this,
+    };
+    listener_ = std::make_unique<Listener>(config, *slot_, scheduler_, *pools_, callbacks);
+    workers_ = std::make_unique<Workers>(config, *slot_, scheduler_, *listener_);
+    if (const int error = listener_->open()) {
+        ap_log_error(APLOG_MARK, APLOG_ALERT, error, ap_server_conf,
+                     HYBLOGNO(0006) "can't make the descriptors a child needs");
+        exit_child(APEXIT_CHILDSICK);
+    }
+}
+
+// Calls apr_thread_exit(), which unwinds: nothing with a destructor may be alive here (T15).
+extern "C" {
+static void *APR_THREAD_FUNC hybrid_listener_thread(apr_thread_t *thread, void *self)
+{
+    static_cast<Listener *>(self)->run();
+    apr_thread_exit(thread, APR_SUCCESS);
+    return nullptr;
+}
+}
+
+void Child::start_threads()
+{
+    apr_threadattr_t *attributes;
+    apr_threadattr_create(&attributes, pruntime_);
+    apr_threadattr_detach_set(attributes, 0);
+    if (ap_thread_stacksize != 0) {
+        const apr_status_t rv = apr_threadattr_stacksize_set(attributes, ap_thread_stacksize);
+        if (rv != APR_SUCCESS && rv != APR_ENOTIMPL)
+            ap_log_error(APLOG_MARK, APLOG_WARNING, rv, ap_server_conf,
+                         APLOGNO(02436) "WARNING: ThreadStackSize of %" APR_SIZE_T_FMT " is inappropriate, using default",
+                         ap_thread_stacksize);
+    }
+    if (const int error = listener_->listen(birth_.listeners)) {
+        ap_log_error(APLOG_MARK, APLOG_ALERT, error, ap_server_conf, HYBLOGNO(0007) "can't poll the listening sockets");
+        exit_child(APEXIT_CHILDSICK);
+    }
+    // A worker, the listener, the other workers: short of threads, a child serves with what it gets.
+    const ap_generation_t generation = birth_.retained.mpm->my_generation;
+    if (!workers_->start(1, attributes, pruntime_, generation))
+        exit_sick();
+    const apr_status_t rv =
+        ap_thread_create(&listener_thread_, attributes, hybrid_listener_thread, listener_.get(), pruntime_);
+    if (rv != APR_SUCCESS) {
+        ap_log_error(APLOG_MARK, APLOG_ALERT, rv, ap_server_conf,
+                     APLOGNO(00474) "ap_thread_create: unable to create listener thread");
+        exit_sick();
+    }
+    workers_->start(birth_.config.threads_per_child, attributes, pruntime_, generation);
+}
+
+// Lets the parent decide how bad it is (P13).
+void Child::exit_sick()
+{
+    scheduler_.stop();
+    workers_->join();
+    exit_child(APEXIT_CHILDSICK);
+}
+
+void Child::serve()
+{
+    struct pollfd waits[] = {{signals_.get(), POLLIN, 0}, {notices_.get(), POLLIN, 0}};
+    while (!listener_->ended()) {
+        if (poll(waits, 2, -1) < 0)
+            continue;
+        if (waits[1].revents) {
+            std::uint64_t notices;
+            [[maybe_unused]] const auto n = read(notices_.get(), &notices, sizeof notices);
+            if (listener_->wants_drain())
+                end_gracefully();
+        }
+        if (waits[0].revents)
+            on_signal();
+    }
+}
+
+void Child::on_signal()
+{
+    signalfd_siginfo info;
+    while (read(signals_.get(), &info, sizeof info) == sizeof info) {
+        if (info.ssi_signo != static_cast<unsigned>(AP_SIG_GRACEFUL))
+            end_now();
+        else if (ending_ == Ending::None)
+            end_gracefully();
+        else if (ending_ == Ending::Graceful)
+            listener_->hurry();
+    }
+}
+
+void Child::end_gracefully()
+{
+    if (ending_ != Ending::None)
+        return;
+    ending_ = Ending::Graceful;
+    birth_.retained.mpm->mpm_state = AP_MPMQ_STOPPING; // from now on answers say "Connection: close"
+    listener_->drain();
+    ap_run_child_stopping(pchild_, 1);
+}
+
+void Child::end_now()
+{
+    if (ending_ == Ending::Now)
+        return;
+    ending_ = Ending::Now;
+    birth_.retained.mpm->mpm_state = AP_MPMQ_STOPPING;
+    listener_->stop();
+    scheduler_.stop();
+    workers_->hang_up();
+    ap_run_child_stopping(pchild_, 0);
+}
+
+// True when no worker is left. While draining, those that are left have nothing to do; told to end at once, they get a
+// moment to come back from what they do.
+bool Child::wait_for_workers()
+{
+    Time give_up = kNever;
+    while (scheduler_.load().workers > 0) {
+        if (ending_ == Ending::Now) {
+            give_up = std::min(give_up, later(now(), kPatience));
+            if (now() >= give_up)
+                return false;
+            workers_->hang_up(); // again: one may just have taken a socket
+        }
+        if (readable(signals_.get(), 5))
+            on_signal();
+    }
+    return true;
+}
+
+void Child::exit_child(int code)
+{
+    birth_.retained.mpm->mpm_state = AP_MPMQ_STOPPING;
+    if (ending_ == Ending::None)
+        ap_run_child_stopping(pchild_, 0);
+    apr_pool_destroy(pchild_);
+    if (birth_.before_exit)
+        birth_.before_exit(birth_.parent_object);
+    exit(code);
+}
+
+apr_status_t Child::add_timer(Duration delay, TimedCallback callback)
+{
+    listener_->add_timer(delay, callback);
+    return APR_SUCCESS;
+}
+
+} // namespace hybrid
