@@ -1,0 +1,170 @@
+// The door: hooks, directives, the module record. No logic. httpd knows the module by the name of this file, so it
+// must not change (ap_add_module() in server/config.c takes it from __FILE__).
+
+#include "hybrid/child.hpp"
+#include "hybrid/config.hpp"
+#include "hybrid/connection.hpp"
+#include "hybrid/parent.hpp"
+#include "hybrid/query.hpp"
+#include "hybrid/retained.hpp"
+
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+
+namespace {
+
+using namespace hybrid;
+
+/// What hooks need and httpd does not hand them: the module's only variable. Set anew by every pre_config, because the
+/// module may or may not have been loaded anew for it (T20).
+struct Door {
+    Retained *retained;
+    Parent *parent; // made by open_logs
+    Config config;
+};
+Door door;
+
+Child *child()
+{
+    return door.parent ? door.parent->child() : nullptr;
+}
+
+} // namespace
+
+extern "C" {
+
+// Hooks, in the order they run.
+
+static int hybrid_pre_config(apr_pool_t *pconf, apr_pool_t *, apr_pool_t *) noexcept
+{
+    door.retained = &find_retained();
+    door.parent = nullptr;
+    return begin_configuration(*door.retained, door.config, pconf);
+}
+
+static int hybrid_check_config(apr_pool_t *, apr_pool_t *, apr_pool_t *, server_rec *s) noexcept
+{
+    door.config.check(*door.retained, door.retained->mpm->module_loads == 1, s);
+    return OK;
+}
+
+static void hybrid_on_reclaimed(int slot, pid_t pid, ap_generation_t generation) noexcept
+{
+    door.parent->on_child_gone(slot, pid, generation);
+}
+
+static int hybrid_open_logs(apr_pool_t *pconf, apr_pool_t *, apr_pool_t *, server_rec *s) noexcept
+{
+    door.parent = Parent::make(door.config, *door.retained, hybrid_on_reclaimed, pconf);
+    return door.parent->open_logs(s);
+}
+
+static int hybrid_mpm(apr_pool_t *, apr_pool_t *plog, server_rec *s) noexcept
+{
+    return door.parent->run(plog, s);
+}
+
+static int hybrid_mpm_query(int code, int *result, apr_status_t *rv) noexcept
+{
+    return answer_query(code, door.config, *door.retained, result, rv);
+}
+
+static const char *hybrid_mpm_get_name() noexcept
+{
+    return "hybrid";
+}
+
+static apr_status_t hybrid_timed_callback(apr_time_t delay, ap_mpm_callback_fn_t *function, void *baton) noexcept
+{
+    return child() ? child()->add_timer(delay, {function, baton}) : APR_ENOTIMPL;
+}
+
+static int hybrid_pre_connection(conn_rec *c, void *) noexcept
+{
+    adopt_secondary(c);
+    return OK;
+}
+
+static int hybrid_protocol_switch(conn_rec *c, request_rec *r, server_rec *s, const char *) noexcept
+{
+    if (!r && s) // a switch by TLS: from now on it is this server's connection (H23)
+        Connection::on_protocol_switch(c, s);
+    return DECLINED;
+}
+
+static void hybrid_pre_read_request(request_rec *r, conn_rec *c) noexcept
+{
+    Connection::on_pre_read_request(r, c);
+}
+
+static int hybrid_post_read_request(request_rec *r) noexcept
+{
+    Connection::on_post_read_request(r);
+    return OK;
+}
+
+static void hybrid_register_hooks(apr_pool_t *)
+{
+    // Before core's open_logs redirects stderr, or messages would not reach the console (H02).
+    static const char *const before_core[] = {"core.c", nullptr};
+    ap_hook_pre_config(hybrid_pre_config, nullptr, nullptr, APR_HOOK_REALLY_FIRST);
+    ap_hook_check_config(hybrid_check_config, nullptr, nullptr, APR_HOOK_MIDDLE);
+    ap_hook_open_logs(hybrid_open_logs, nullptr, before_core, APR_HOOK_REALLY_FIRST);
+    ap_hook_mpm(hybrid_mpm, nullptr, nullptr, APR_HOOK_MIDDLE);
+    ap_hook_mpm_query(hybrid_mpm_query, nullptr, nullptr, APR_HOOK_MIDDLE);
+    ap_hook_mpm_get_name(hybrid_mpm_get_name, nullptr, nullptr, APR_HOOK_MIDDLE);
+    ap_hook_mpm_register_timed_callback(hybrid_timed_callback, nullptr, nullptr, APR_HOOK_MIDDLE);
+    ap_hook_pre_connection(hybrid_pre_connection, nullptr, nullptr, APR_HOOK_REALLY_FIRST);
+    ap_hook_protocol_switch(hybrid_protocol_switch, nullptr, nullptr, APR_HOOK_REALLY_FIRST);
+    ap_hook_pre_read_request(hybrid_pre_read_request, nullptr, nullptr, APR_HOOK_MIDDLE);
+    ap_hook_post_read_request(hybrid_post_read_request, nullptr, nullptr, APR_HOOK_MIDDLE);
+}
+
+// Directives. cmd->info is the place of the number in Config.
+
+static const char *hybrid_set_number(cmd_parms *cmd, void *, const char *argument) noexcept
+{
+    if (const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY))
+        return error;
+    if (!ap_cstr_casecmp(cmd->cmd->name, "MaxClients"))
+        ap_log_error(APLOG_MARK, APLOG_INFO, 0, nullptr,
+                     APLOGNO(00521) "MaxClients is deprecated, use MaxRequestWorkers instead.");
+    *reinterpret_cast<int *>(reinterpret_cast<char *>(&door.config) + reinterpret_cast<std::size_t>(cmd->info)) =
+        std::atoi(argument); // as mpm_event reads numbers (D14)
+    return nullptr;
+}
+
+static const char *hybrid_set_factor(cmd_parms *cmd, void *, const char *argument) noexcept
+{
+    const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
+    return error ? error : door.config.set_factor(argument);
+}
+
+#define HYBRID_NUMBER(name, member, help)                                                                              \
+    AP_INIT_TAKE1(name, hybrid_set_number, reinterpret_cast<void *>(offsetof(Config, member)), RSRC_CONF, help)
+
+static const command_rec hybrid_directives[] = {
+    LISTEN_COMMANDS,
+    HYBRID_NUMBER("StartServers", start_servers, "Number of child processes launched at server startup"),
+    HYBRID_NUMBER("ServerLimit", server_limit, "Maximum number of child processes for this run of Apache"),
+    HYBRID_NUMBER("MinSpareThreads", min_spare_threads, "Minimum number of idle threads, to handle request spikes"),
+    HYBRID_NUMBER("MaxSpareThreads", max_spare_threads, "Maximum number of idle threads"),
+    HYBRID_NUMBER("MaxClients", max_request_workers, "Deprecated name of MaxRequestWorkers"),
+    HYBRID_NUMBER("MaxRequestWorkers", max_request_workers, "Maximum number of threads alive at the same time"),
+    HYBRID_NUMBER("ThreadsPerChild", threads_per_child, "Number of threads each child creates"),
+    HYBRID_NUMBER("ThreadLimit", thread_limit,
+                  "Maximum number of worker threads per child process for this run of Apache - Upper limit for "
+                  "ThreadsPerChild"),
+    AP_INIT_TAKE1("AsyncRequestWorkerFactor", hybrid_set_factor, nullptr, RSRC_CONF,
+                  "How many additional connects will be accepted per idle worker thread"),
+    AP_GRACEFUL_SHUTDOWN_TIMEOUT_COMMAND,
+    {},
+};
+
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers" // httpd's record grows at its end
+module AP_MODULE_DECLARE_DATA mpm_hybrid_module = {
+    MPM20_MODULE_STUFF, nullptr, nullptr, nullptr, nullptr, nullptr, hybrid_directives, hybrid_register_hooks,
+};
+
+} // extern "C"
