@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <climits>
+#include <fcntl.h>
+#include <sys/resource.h>
 
 namespace hybrid {
 
@@ -12,13 +14,26 @@ namespace {
 constexpr int kAcceptsAtOnce = 16;
 constexpr Duration kFirstPause = milliseconds(50);
 constexpr Duration kLongestPause = seconds(1);
+constexpr Duration kQuietTime = seconds(60); // between two messages about the same shortage
+
+/// Requests open files, too, two for each worker at a time or so: that much, but not more than half, is kept for them,
+/// or a full table would fail them all.
+int connection_descriptors(int workers)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur > INT_MAX)
+        return INT_MAX;
+    const int all = static_cast<int>(limit.rlim_cur);
+    return all - std::min(2 * workers, all / 2);
+}
 
 } // namespace
 
 Acceptor::Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Poller &poller,
                    Runnable::Run turn)
     : config_(config), slot_(slot), scheduler_(scheduler), pools_(pools), poller_(poller), turn_(turn),
-      accepts_left_(ap_max_requests_per_child > 0 ? ap_max_requests_per_child : INT_MAX)
+      accepts_left_(ap_max_requests_per_child > 0 ? ap_max_requests_per_child : INT_MAX),
+      descriptor_limit_(connection_descriptors(config.threads_per_child))
 {
 }
 
@@ -64,9 +79,13 @@ bool Acceptor::room() const
 
 bool Acceptor::accept_one(Socket &socket, Time now)
 {
+    if (!descriptors_left(socket.fd)) {
+        pause(APR_EMFILE, now);
+        return false;
+    }
     apr_pool_t *pool = pools_.get();
     if (!pool) {
-        on_error(APR_ENOMEM, now);
+        pause(APR_ENOMEM, now);
         return false;
     }
     apr_socket_t *client = nullptr;
@@ -77,15 +96,28 @@ bool Acceptor::accept_one(Socket &socket, Time now)
         return false;
     }
     pause_ = 0;
+    apr_os_sock_t fd = -1;
+    apr_os_sock_get(&fd, client);
+    near_limit_ = fd >= descriptor_limit_;
     if (ap_max_requests_per_child > 0)
         --accepts_left_;
     scheduler_.push(*Connection::accept(client, pool, pools_, slot_, turn_).release());
     return true;
 }
 
+// The kernel gives out the lowest free number, so the last one says how full the table is; only when that was near the
+// limit is it worth asking before the next.
+bool Acceptor::descriptors_left(int listening)
+{
+    if (!near_limit_)
+        return true;
+    const Fd lowest(fcntl(listening, F_DUPFD_CLOEXEC, 0));
+    near_limit_ = !lowest || lowest.get() >= descriptor_limit_;
+    return !near_limit_;
+}
+
 // What only concerns one client, or says that there is none, is none of our business (ap_unixd_accept() in
-// os/unix/unixd.c has the list). Everything else means something has run out: connections that are there go on, and
-// accepting pauses, first shortly, then up to a second.
+// os/unix/unixd.c has the list). Everything else means something has run out.
 void Acceptor::on_error(apr_status_t status, Time now)
 {
     switch (status) {
@@ -99,11 +131,18 @@ void Acceptor::on_error(apr_status_t status, Time now)
     case ENETUNREACH:
         return;
     default:
-        break;
+        pause(status, now);
     }
-    if (pause_ == 0)
+}
+
+// Connections that are there go on; accepting pauses, first shortly, then up to a second (K14).
+void Acceptor::pause(apr_status_t status, Time now)
+{
+    if (now >= quiet_until_) {
+        quiet_until_ = later(now, kQuietTime);
         ap_log_error(APLOG_MARK, APLOG_ERR, status, ap_server_conf,
-                     HYBLOGNO(0001) "can't accept a new connection; pausing until that is possible again");
+                     HYBLOGNO(0001) "can't accept more connections; pausing until that is possible again");
+    }
     pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
     again_at_ = later(now, pause_);
     disable("Short of resources");
@@ -132,7 +171,7 @@ void Acceptor::reconsider(Time now)
     again_at_ = kNever;
     for (Socket &socket : sockets_) {
         if (const int error = poller_.watch(socket.fd, socket)) {
-            on_error(error, now);
+            pause(error, now);
             return;
         }
     }

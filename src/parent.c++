@@ -159,7 +159,8 @@ bool Parent::make_child(int slot)
 void Parent::leave_one_process()
 {
     on_child_gone(0, 0, 0);
-    ap_remove_pid(pconf_, ap_pid_fname);
+    // Quietly: the user may have changed since it was written, and then may not remove it (M07).
+    apr_file_remove(ap_server_root_relative(pconf_, ap_pid_fname), pconf_);
 }
 
 void Parent::note_started(int slot, pid_t pid)

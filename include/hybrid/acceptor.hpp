@@ -47,6 +47,8 @@ class Acceptor {
 
     bool accept_one(Socket &socket, Time now);
     void on_error(apr_status_t status, Time now);
+    void pause(apr_status_t status, Time now);
+    bool descriptors_left(int listening);
     bool room() const;
     void disable(const char *why);
 
@@ -63,6 +65,9 @@ class Acceptor {
     int accepts_left_;
     Time again_at_ = kNever; // after an error: not before; kNever: when there is room
     Duration pause_ = 0;
+    Time quiet_until_ = 0; // the next message about that not before
+    int descriptor_limit_; // connections get numbers below this, files that requests need the rest
+    bool near_limit_ = false;
 };
 
 } // namespace hybrid
