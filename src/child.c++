@@ -56,7 +56,7 @@ void Child::main()
     make_runtime();
     ap_run_child_init(pchild_, ap_server_conf);
     start_threads();
-    birth_.retained.mpm->mpm_state = AP_MPMQ_RUNNING;
+    set_mpm_state(birth_.retained, AP_MPMQ_RUNNING);
     serve();
     if (listener_thread_) {
         apr_status_t rv;
@@ -77,7 +77,7 @@ void Child::main()
 // In the order of child_main() in server/mpm/event/event.c: as root first, signals before anybody's threads.
 void Child::prepare()
 {
-    birth_.retained.mpm->mpm_state = AP_MPMQ_STARTING;
+    set_mpm_state(birth_.retained, AP_MPMQ_STARTING);
     ap_fatal_signal_child_setup(ap_server_conf);
     apr_pool_create(&pchild_, birth_.pconf);
     apr_pool_tag(pchild_, "pchild");
@@ -242,7 +242,7 @@ void Child::end_gracefully()
     if (ending_ != Ending::None)
         return;
     ending_ = Ending::Graceful;
-    birth_.retained.mpm->mpm_state = AP_MPMQ_STOPPING; // from now on answers say "Connection: close"
+    set_mpm_state(birth_.retained, AP_MPMQ_STOPPING); // from now on answers say "Connection: close"
     listener_->drain();
     ap_run_child_stopping(pchild_, 1);
 }
@@ -252,7 +252,7 @@ void Child::end_now()
     if (ending_ == Ending::Now)
         return;
     ending_ = Ending::Now;
-    birth_.retained.mpm->mpm_state = AP_MPMQ_STOPPING;
+    set_mpm_state(birth_.retained, AP_MPMQ_STOPPING);
     listener_->stop();
     scheduler_.stop();
     workers_->hang_up();
@@ -279,7 +279,7 @@ bool Child::wait_for_workers()
 
 void Child::exit_child(int code)
 {
-    birth_.retained.mpm->mpm_state = AP_MPMQ_STOPPING;
+    set_mpm_state(birth_.retained, AP_MPMQ_STOPPING);
     if (ending_ == Ending::None)
         ap_run_child_stopping(pchild_, 0);
     apr_pool_destroy(pchild_);

@@ -136,13 +136,16 @@ void Listener::on_event(const epoll_event &event, Time now)
 
 void Listener::on_ready(Connection &connection)
 {
-    if (connection.state() == ConnState::Lingering)
-        return on_lingering(connection);
+    ConnState state;
     {
-        Lock lock(mu_);
-        deadlines_of(connection.state()).remove(connection);
+        Lock lock(mu_); // the worker that parked it has let go of it
+        state = connection.state();
+        if (state != ConnState::Lingering)
+            deadlines_of(state).remove(connection);
     }
-    if (connection.state() != ConnState::WriteCompletion)
+    if (state == ConnState::Lingering)
+        return on_lingering(connection);
+    if (state != ConnState::WriteCompletion)
         connection.mailbox().state = CONN_STATE_READ_REQUEST_LINE;
     connection.transit(ConnEvent::IoReady);
     scheduler_.push(connection);

@@ -70,7 +70,7 @@ int Parent::run(apr_pool_t *plog, server_rec *server)
     ap_log_pid(pconf_, ap_pid_fname);
     if (!mpm.was_graceful) {
         if (ap_run_pre_mpm(server->process->pool, SB_SHARED) != OK) {
-            mpm.mpm_state = AP_MPMQ_STOPPING;
+            set_mpm_state(retained_, AP_MPMQ_STOPPING);
             return !OK;
         }
         ap_scoreboard_image->global->running_generation = mpm.my_generation;
@@ -90,9 +90,9 @@ int Parent::run(apr_pool_t *plog, server_rec *server)
     ap_log_command_line(plog, server);
     ap_log_mpm_common(server);
 
-    mpm.mpm_state = AP_MPMQ_RUNNING;
+    set_mpm_state(retained_, AP_MPMQ_RUNNING);
     serve();
-    mpm.mpm_state = AP_MPMQ_STOPPING;
+    set_mpm_state(retained_, AP_MPMQ_STOPPING);
     if (mpm.shutdown_pending)
         return mpm.is_ungraceful ? stop_now() : stop_gracefully();
     return restart();

@@ -35,7 +35,7 @@ int detach(const RunMode &mode, apr_pool_t *pconf)
 int begin_configuration(Retained &retained, Config &config, apr_pool_t *pconf)
 {
     const RunMode mode = run_mode();
-    retained.mpm->mpm_state = AP_MPMQ_STARTING;
+    set_mpm_state(retained, AP_MPMQ_STARTING);
     ++retained.mpm->module_loads;
     if (retained.mpm->module_loads == 2)
         if (const int rc = detach(mode, pconf); rc != OK)
@@ -89,7 +89,7 @@ int answer_query(int code, const Config &config, const Retained &retained, int *
         *result = config.active_limit;
         break;
     case AP_MPMQ_MPM_STATE:
-        *result = retained.mpm->mpm_state;
+        *result = mpm_state(retained);
         break;
     case AP_MPMQ_GENERATION:
         *result = retained.mpm->my_generation;

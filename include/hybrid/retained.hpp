@@ -25,6 +25,17 @@ struct Retained {
 
 static_assert(std::is_trivially_copyable_v<Retained> && std::is_standard_layout_v<Retained>);
 
+/// AP_MPMQ_STARTING ... AP_MPMQ_STOPPING. Any thread; signal handlers of core write it, too.
+inline void set_mpm_state(Retained &retained, int state)
+{
+    __atomic_store_n(&retained.mpm->mpm_state, state, __ATOMIC_RELAXED);
+}
+
+inline int mpm_state(const Retained &retained)
+{
+    return __atomic_load_n(&retained.mpm->mpm_state, __ATOMIC_RELAXED);
+}
+
 /// Finds or makes the retained data. Parent, first thing in pre_config (H11).
 Retained &find_retained();
 
