@@ -1,0 +1,441 @@
+// mpm_event's rules for how many children there are (P02-P08), case by case, and whom to retire (K16).
+// That the limits fit the buckets (D10) is config's duty; here they are what they are.
+#include "hybrid/staffing.hpp"
+#include "tap.hpp"
+
+#include <string>
+
+using namespace hybrid;
+using namespace tap;
+
+namespace
+{
+
+constexpr int kThreads = 25; // per child
+
+const SlotView kFree = {};
+
+/// A child with `idle` workers ready and all others busy.
+SlotView child(int idle, unsigned connections = 0)
+{
+    return {true, false, true, true, idle, kThreads, connections};
+}
+
+/// A child that has just been started: its workers count as idle (P02), but none is up.
+SlotView starting()
+{
+    return {true, false, true, true, kThreads, 0, 0};
+}
+
+SlotView quiescing(int idle)
+{
+    SlotView slot = child(idle);
+    slot.quiescing = true;
+    return slot;
+}
+
+SlotView not_accepting(int idle)
+{
+    SlotView slot = child(idle);
+    slot.accepting = false;
+    return slot;
+}
+
+SlotView old_generation(int idle)
+{
+    SlotView slot = child(idle);
+    slot.current = false;
+    return slot;
+}
+
+using Slots = std::vector<SlotView>;
+
+Slots operator+(Slots slots, const Slots &more)
+{
+    slots.insert(slots.end(), more.begin(), more.end());
+    return slots;
+}
+
+Slots operator*(int times, const SlotView &slot)
+{
+    return Slots(times, slot);
+}
+
+/// What mpm_event has by default, with as many children alive as `slots` hold.
+StaffingLimits defaults(const Slots &slots)
+{
+    StaffingLimits limits = {1, 16, 400, 75, 250, 0, 0};
+    for (const SlotView &slot : slots) {
+        limits.total_children += slot.occupied;
+        limits.active_children += slot.occupied && !slot.quiescing;
+    }
+    return limits;
+}
+
+std::string list(const std::vector<int> &numbers)
+{
+    std::string text;
+    for (const int n : numbers)
+        text += (text.empty() ? "" : " ") + std::to_string(n);
+    return text;
+}
+
+const char *words(StaffingNote note)
+{
+    switch (note) {
+    case StaffingNote::None:
+        return "none";
+    case StaffingNote::AtMaxRequestWorkers:
+        return "at max";
+    case StaffingNote::NearMaxRequestWorkers:
+        return "near max";
+    case StaffingNote::ScoreboardFull:
+        return "full";
+    case StaffingNote::AtActiveLimit:
+        return "at active limit";
+    case StaffingNote::Busy:
+        return "busy";
+    }
+    return "?";
+}
+
+/// A plan and the memory it leaves, as text: "spawn [..] retire n note idle n rate n hold n".
+std::string text_of(const StaffingPlan &plan, const StaffingMemory &memory)
+{
+    return "spawn [" + list(plan.spawn) + "] retire " + std::to_string(plan.retire) + ", " + words(plan.note) +
+           ", idle " + std::to_string(plan.idle) + ", rate " + std::to_string(memory.spawn_rate) + " hold " +
+           std::to_string(memory.hold_off);
+}
+
+struct Case {
+    const char *words;
+    Slots slots;
+    StaffingMemory memory;
+    const char *wanted;
+    void (*adjust)(StaffingLimits &limits) = [](StaffingLimits &) {};
+    int bucket = 0;
+};
+
+void run(const std::vector<Case> &cases)
+{
+    for (const Case &c : cases) {
+        StaffingLimits limits = defaults(c.slots);
+        c.adjust(limits);
+        StaffingMemory memory = c.memory;
+        const StaffingPlan plan = plan_staffing(limits, c.slots, c.bucket, memory);
+        is(text_of(plan, memory), c.wanted, c.words);
+    }
+}
+
+void test_bounds()
+{
+    run({
+        {"between the bounds: nothing to do",
+         4 * child(25) + 12 * kFree,
+         {1, 0},
+         "spawn [] retire -1, none, idle 100, rate 1 hold 0"},
+        {"enough again: the rate starts anew",
+         4 * child(25) + 12 * kFree,
+         {16, 0},
+         "spawn [] retire -1, none, idle 100, rate 1 hold 0"},
+        {"holding off is not used up meanwhile",
+         4 * child(25) + 12 * kFree,
+         {16, 7},
+         "spawn [] retire -1, none, idle 100, rate 1 hold 7"},
+        {"exactly MinSpareThreads is enough",
+         3 * child(25) + 13 * kFree,
+         {2, 0},
+         "spawn [] retire -1, none, idle 75, rate 1 hold 0"},
+        {"one less is not (P04)",
+         2 * child(25) + Slots{child(24)} + 13 * kFree,
+         {1, 0},
+         "spawn [3] retire -1, none, idle 74, rate 2 hold 0"},
+        {"exactly MaxSpareThreads is not too much",
+         10 * child(25) + 6 * kFree,
+         {1, 0},
+         "spawn [] retire -1, none, idle 250, rate 1 hold 0"},
+        {"one more is (P03)",
+         10 * child(25) + Slots{child(1)} + 5 * kFree,
+         {4, 0},
+         "spawn [] retire 10, none, idle 251, rate 1 hold 0"},
+    });
+}
+
+void test_who_is_idle()
+{
+    run({
+        {"starting children count as idle: no more are added meanwhile (P02)",
+         3 * starting() + 13 * kFree,
+         {4, 0},
+         "spawn [] retire -1, none, idle 75, rate 1 hold 0"},
+        {"quiescing children are not idle (P02)",
+         3 * quiescing(25) + 13 * kFree,
+         {1, 0},
+         "spawn [3] retire -1, none, idle 0, rate 2 hold 0"},
+        {"nor are those that don't accept",
+         3 * not_accepting(25) + 13 * kFree,
+         {1, 0},
+         "spawn [3] retire -1, none, idle 0, rate 2 hold 0"},
+        {"nor those of an older generation",
+         3 * old_generation(25) + 13 * kFree,
+         {1, 0},
+         "spawn [3] retire -1, none, idle 0, rate 2 hold 0"},
+        {"a server of all kinds",
+         Slots{quiescing(5), child(10), not_accepting(7), old_generation(25), starting()} + 11 * kFree,
+         {1, 0},
+         "spawn [5] retire -1, none, idle 35, rate 2 hold 0"},
+    });
+}
+
+void test_spawn()
+{
+    run({
+        {"as many as the rate says, into the first free slots",
+         Slots{child(0), kFree, child(0), kFree, kFree, kFree, child(0), kFree},
+         {4, 0},
+         "spawn [1 3 4 5] retire -1, none, idle 0, rate 8 hold 0"},
+        {"no more than there are free slots",
+         6 * child(0) + 2 * kFree,
+         {4, 0},
+         "spawn [6 7] retire -1, none, idle 0, rate 8 hold 0"},
+        {"no more than the active limit leaves",
+         3 * child(0) + 13 * kFree,
+         {4, 0},
+         "spawn [3 4] retire -1, none, idle 0, rate 8 hold 0",
+         [](StaffingLimits &limits) { limits.active_limit = 5; }},
+        {"exactly what the active limit leaves",
+         3 * child(0) + 13 * kFree,
+         {2, 0},
+         "spawn [3 4] retire -1, none, idle 0, rate 4 hold 0",
+         [](StaffingLimits &limits) { limits.active_limit = 5; }},
+        {"at rate 4 nothing is said",
+         1 * child(0) + 15 * kFree,
+         {4, 0},
+         "spawn [1 2 3 4] retire -1, none, idle 0, rate 8 hold 0"},
+        {"at rate 8 the server is busy (P05)",
+         1 * child(0) + 15 * kFree,
+         {8, 0},
+         "spawn [1 2 3 4 5 6 7 8] retire -1, busy, idle 0, rate 16 hold 0"},
+        {"busy also when few can be added",
+         6 * child(0) + 1 * kFree,
+         {8, 0},
+         "spawn [6] retire -1, busy, idle 0, rate 16 hold 0"},
+        {"holding off: the rate stays, one look less to go (P06)",
+         1 * child(0) + 15 * kFree,
+         {2, 10},
+         "spawn [1 2] retire -1, none, idle 0, rate 2 hold 9"},
+        {"the last look of holding off",
+         1 * child(0) + 15 * kFree,
+         {2, 1},
+         "spawn [1 2] retire -1, none, idle 0, rate 2 hold 0"},
+    });
+}
+
+void test_limits_reached()
+{
+    const auto small = [](StaffingLimits &limits) {
+        limits.active_limit = 4;
+        limits.max_workers = 100;
+    };
+    run({
+        {"MaxRequestWorkers, none idle: AH00484 (P07)",
+         4 * child(0) + 4 * kFree,
+         {8, 3},
+         "spawn [] retire -1, at max, idle 0, rate 1 hold 3",
+         small},
+        {"MaxRequestWorkers, some idle: AH10159",
+         4 * child(1) + 4 * kFree,
+         {8, 3},
+         "spawn [] retire -1, near max, idle 4, rate 1 hold 3",
+         small},
+        {"workers of ending children are active, too",
+         Slots{child(0), child(0), child(0), quiescing(3)} + 4 * kFree,
+         {2, 0},
+         "spawn [] retire -1, at max, idle 0, rate 1 hold 0",
+         small},
+        {"one worker fewer is below MaxRequestWorkers",
+         4 * child(0) + 4 * kFree,
+         {1, 0},
+         "spawn [4] retire -1, none, idle 0, rate 2 hold 0",
+         [](StaffingLimits &limits) { limits.max_workers = 101; }},
+        {"MaxRequestWorkers goes before a full scoreboard",
+         4 * child(0),
+         {1, 0},
+         "spawn [] retire -1, at max, idle 0, rate 1 hold 0",
+         small},
+        {"no free slot below MaxRequestWorkers: AH03490 (P08)",
+         2 * child(0) + 2 * starting() + 2 * quiescing(0),
+         {8, 2},
+         "spawn [] retire -1, full, idle 50, rate 1 hold 2"},
+        {"at the active limit: none, the rate is 1 and stays so",
+         2 * child(0) + 2 * starting() + 4 * kFree,
+         {8, 0},
+         "spawn [] retire -1, at active limit, idle 50, rate 1 hold 0",
+         small},
+        {"at the active limit holding off is not used up",
+         2 * child(0) + 2 * starting() + 4 * kFree,
+         {8, 5},
+         "spawn [] retire -1, at active limit, idle 50, rate 1 hold 5",
+         small},
+        {"above the active limit (it was lowered) none either",
+         6 * child(0) + 4 * kFree,
+         {4, 0},
+         "spawn [] retire -1, at active limit, idle 0, rate 1 hold 0",
+         [](StaffingLimits &limits) { limits.active_limit = 4; }},
+    });
+}
+
+void test_retire()
+{
+    const Slots surplus = 9 * child(25, 3);
+    run({
+        {"the one with the fewest connections goes (K16)",
+         Slots{child(25, 5), child(25, 2), child(25, 7)} + 8 * child(25, 9) + 5 * kFree,
+         {1, 0},
+         "spawn [] retire 1, none, idle 275, rate 1 hold 0"},
+        {"of equals the one in the highest slot, so that slots stay compact",
+         surplus + Slots{child(25, 2), child(25, 2), child(25, 4)},
+         {1, 0},
+         "spawn [] retire 10, none, idle 300, rate 1 hold 0"},
+        {"the first slot, when it is the one",
+         Slots{child(25, 0)} + 10 * child(25, 1),
+         {1, 0},
+         "spawn [] retire 0, none, idle 275, rate 1 hold 0"},
+        {"never one that is not idle for us anyway",
+         Slots{not_accepting(25), old_generation(25)} + surplus + 2 * child(25, 9),
+         {1, 0},
+         "spawn [] retire 10, none, idle 275, rate 1 hold 0"},
+        {"not while one is ending, when slots are short (P03)",
+         11 * child(25, 3) + Slots{quiescing(0)} + 4 * kFree,
+         {4, 0},
+         "spawn [] retire -1, none, idle 275, rate 1 hold 0"},
+        {"not when exactly the active limit is left",
+         11 * child(25, 3) + Slots{quiescing(0)} + 16 * kFree,
+         {1, 0},
+         "spawn [] retire -1, none, idle 275, rate 1 hold 0"},
+        {"but when more slots are left than a new generation needs",
+         11 * child(25, 3) + Slots{quiescing(0)} + 17 * kFree,
+         {1, 0},
+         "spawn [] retire 10, none, idle 275, rate 1 hold 0"},
+    });
+}
+
+void test_buckets()
+{
+    // Slot i is of bucket i % 2: bucket 0 is well off, bucket 1 has nobody idle and slots 5 and 7.
+    const Slots slots = {child(25, 1), child(0), child(25, 1), child(0), child(25, 0), kFree, kFree, kFree};
+    const auto two = [](StaffingLimits &limits) {
+        limits.buckets = 2;
+        limits.min_spare = 102;
+        limits.max_spare = 151;
+    };
+    const auto three = [](StaffingLimits &limits) { limits.buckets = 3; };
+    run({
+        {"each bucket has its share of MaxSpareThreads",
+         slots,
+         {1, 0},
+         "spawn [] retire -1, none, idle 75, rate 1 hold 0",
+         two},
+        {"and counts only its own slots", slots, {4, 0}, "spawn [5 7] retire -1, none, idle 0, rate 8 hold 0", two, 1},
+        {"its share of MaxSpareThreads exceeded",
+         slots,
+         {1, 0},
+         "spawn [] retire 4, none, idle 75, rate 1 hold 0",
+         [](StaffingLimits &limits) { limits.buckets = 2, limits.max_spare = 149; }},
+        {"its share of MinSpareThreads not reached",
+         slots,
+         {1, 0},
+         "spawn [6] retire -1, none, idle 75, rate 2 hold 0",
+         [](StaffingLimits &limits) { limits.buckets = 2, limits.min_spare = 152; }},
+        {"its share of MaxRequestWorkers reached",
+         slots,
+         {1, 0},
+         "spawn [] retire -1, at max, idle 0, rate 1 hold 0",
+         [](StaffingLimits &limits) { limits.buckets = 2, limits.max_workers = 100; },
+         1},
+        {"its share of MaxRequestWorkers not reached",
+         slots,
+         {1, 0},
+         "spawn [5] retire -1, none, idle 0, rate 2 hold 0",
+         [](StaffingLimits &limits) { limits.buckets = 2, limits.max_workers = 102; },
+         1},
+        {"its share of the scoreboard full",
+         Slots{child(0), kFree, child(0), kFree},
+         {2, 0},
+         "spawn [] retire -1, full, idle 0, rate 1 hold 0",
+         two},
+        {"three buckets: the last one's slots",
+         3 * child(0) + 6 * kFree,
+         {4, 0},
+         "spawn [5 8] retire -1, none, idle 0, rate 8 hold 0",
+         three,
+         2},
+        {"three buckets share the spawn rate, too: below a third of 32 it doubles",
+         3 * child(0) + 6 * kFree,
+         {8, 0},
+         "spawn [3 6] retire -1, busy, idle 0, rate 16 hold 0",
+         three},
+        {"and from there it doesn't",
+         3 * child(0) + 6 * kFree,
+         {16, 0},
+         "spawn [3 6] retire -1, busy, idle 0, rate 16 hold 0",
+         three},
+        {"the active limit is over all buckets",
+         3 * child(0) + 6 * kFree,
+         {4, 0},
+         "spawn [4] retire -1, none, idle 0, rate 8 hold 0",
+         [](StaffingLimits &limits) { limits.buckets = 3, limits.active_limit = 4; },
+         1},
+    });
+}
+
+/// Looks at a server whose every worker is busy at once, and starts what the plan says.
+std::string ramp(int slot_count, StaffingLimits limits, StaffingMemory memory, int looks)
+{
+    Slots slots(slot_count);
+    std::string sizes;
+    for (int look = 0; look < looks; ++look) {
+        const StaffingPlan plan = plan_staffing(limits, slots, 0, memory);
+        for (const int slot : plan.spawn)
+            slots[slot] = child(0);
+        limits.active_children += static_cast<int>(plan.spawn.size());
+        limits.total_children = limits.active_children;
+        sizes += (look ? " " : "") + std::to_string(plan.spawn.size());
+    }
+    return sizes;
+}
+
+void test_ramp()
+{
+    const StaffingLimits large = {1, 400, 10000, 75, 250, 0, 0};
+    is(ramp(400, large, {1, 0}, 9), "1 2 4 8 16 32 32 32 32", "under load the rate doubles up to 32 (P04)");
+    is(ramp(400, large, {1, 3}, 6), "1 1 1 1 2 4", "after a graceful restart only later (P06)");
+    is(ramp(16, {1, 16, 400, 75, 250, 0, 0}, {1, 0}, 7), "1 2 4 8 1 0 0", "and until MaxRequestWorkers");
+    is(ramp(400, {1, 20, 10000, 75, 250, 0, 0}, {1, 0}, 7), "1 2 4 8 5 0 0", "and until the active limit");
+}
+
+void test_free_slots()
+{
+    const Slots slots = {child(1), kFree, quiescing(0), kFree, old_generation(0), kFree, not_accepting(0)};
+    is(list(free_slots(slots, 2)), "1 3", "free_slots: the first ones (P09)");
+    is(list(free_slots(slots, 3)), "1 3 5", "free_slots: all of them");
+    is(list(free_slots(slots, 10)), "1 3 5", "free_slots: no more than there are");
+    is(list(free_slots(slots, 0)), "", "free_slots: none wanted");
+    is(list(free_slots(slots, -1)), "", "free_slots: fewer than none wanted");
+    is(list(free_slots({}, 3)), "", "free_slots: no slots at all");
+}
+
+} // namespace
+
+int main()
+{
+    test_bounds();
+    test_who_is_idle();
+    test_spawn();
+    test_limits_reached();
+    test_retire();
+    test_buckets();
+    test_ramp();
+    test_free_slots();
+    return done();
+}
