@@ -1,0 +1,51 @@
+# mod_mpm_hybrid: everything is done from here; the rules are in build/*.mk. `make help` lists the targets.
+
+.DEFAULT_GOAL := all
+MAKEFLAGS += --no-builtin-rules
+SHELL := /bin/bash
+
+# These two bring what they need with them, so they must not ask for it before.
+SELF_SUFFICIENT := check demo deps help fresh-check clean distclean
+ifneq ($(filter-out $(SELF_SUFFICIENT),$(or $(MAKECMDGOALS),all)),)
+include build/config.mk
+include build/module.mk
+include build/unit.mk
+include build/install.mk
+include build/tidy.mk
+endif
+
+.PHONY: help deps check demo fresh-check clean distclean
+
+help:
+	@sed -n 's/^#: //p' $(MAKEFILE_LIST) build/*.mk
+
+#: all          builds build/out/mod_mpm_hybrid.so (the default)
+#: check        installs what is missing, then builds and tests everything (MPM=event tests mpm_event instead)
+check: deps
+	@build/check
+
+#: demo         installs what is missing, then shows the module at work (DEMO_SECONDS=n: ends by itself)
+demo: deps
+	@$(MAKE) --no-print-directory all
+	@exec bench/demo
+
+#: fresh-check  the two above in a Debian 12 that has nothing but make (needs debootstrap and root)
+fresh-check:
+	@build/fresh-debian
+
+deps:
+	@build/install-deps
+
+#: clean        removes what was built
+clean:
+	rm -rf build/out
+
+#: distclean    removes what configure made, too
+distclean: clean
+	rm -rf configure config.log config.status autom4te.cache build/config.mk
+
+configure: configure.ac
+	autoconf
+
+build/config.mk: configure build/config.mk.in
+	./configure --quiet $(CONFIGURE_ARGS)
