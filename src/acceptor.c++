@@ -180,8 +180,7 @@ void Acceptor::reconsider(Time now)
     ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf,
                  APLOGNO(00457) "Accepting new connections again: %u active conns (%u lingering/%u suspended), "
                                 "%d idle workers",
-                 slot_.connections(), slot_.closing(), slot_.suspended(),
-                 static_cast<int>(scheduler_.load().parked));
+                 slot_.connections(), slot_.closing(), slot_.suspended(), static_cast<int>(scheduler_.load().parked));
 }
 
 void Acceptor::close()

@@ -17,7 +17,7 @@ namespace {
 
 /// How long workers in module code may take to come back when the child has to end at once. The parent kills after
 /// nine seconds (ap_reclaim_child_processes() in server/mpm_unix.c); nobody should wait for that.
-constexpr Duration kPatience = milliseconds(1500);
+constexpr Duration kPatience = milliseconds(250);
 
 sigset_t watched_signals()
 {
@@ -178,7 +178,8 @@ void Child::start_threads()
         const apr_status_t rv = apr_threadattr_stacksize_set(attributes, ap_thread_stacksize);
         if (rv != APR_SUCCESS && rv != APR_ENOTIMPL)
             ap_log_error(APLOG_MARK, APLOG_WARNING, rv, ap_server_conf,
-                         APLOGNO(02436) "WARNING: ThreadStackSize of %" APR_SIZE_T_FMT " is inappropriate, using default",
+                         APLOGNO(02436) "WARNING: ThreadStackSize of %" APR_SIZE_T_FMT
+                                        " is inappropriate, using default",
                          ap_thread_stacksize);
     }
     if (const int error = listener_->listen(birth_.listeners)) {

@@ -205,7 +205,8 @@ void Listener::park(ConnectionPtr connection, Readiness what, Duration length)
             connection.release();
     }
     if (error) {
-        ap_log_cerror(APLOG_MARK, APLOG_ERR, error, parked.record(), HYBLOGNO(0004) "can't poll the connection, closing it");
+        ap_log_cerror(APLOG_MARK, APLOG_ERR, error, parked.record(),
+                      HYBLOGNO(0004) "can't poll the connection, closing it");
         return drop(std::move(connection));
     }
     if (wake || hurried())

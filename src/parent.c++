@@ -174,8 +174,8 @@ void Parent::note_started(int slot, pid_t pid)
     ap_run_child_status(ap_server_conf, pid, generation, slot, MPM_CHILD_STARTED);
     ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf,
                  "Child %d started: pid %d, gen %d, active %d/%d, total %d/%d/%d", slot, static_cast<int>(pid),
-                 static_cast<int>(generation), retained_.active_daemons, config_.active_limit,
-                 retained_.total_daemons, retained_.max_daemon_used, config_.server_limit);
+                 static_cast<int>(generation), retained_.active_daemons, config_.active_limit, retained_.total_daemons,
+                 retained_.max_daemon_used, config_.server_limit);
 }
 
 // A child that ends gracefully counts as active no more, once (P16).
@@ -187,9 +187,9 @@ void Parent::account_quiescing(int slot)
         return;
     --retained_.active_daemons;
     ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf,
-                 "Child %d quiescing: pid %d, gen %d, active %d/%d, total %d/%d/%d", slot,
-                 static_cast<int>(score.pid), static_cast<int>(score.generation), retained_.active_daemons,
-                 config_.active_limit, retained_.total_daemons, retained_.max_daemon_used, config_.server_limit);
+                 "Child %d quiescing: pid %d, gen %d, active %d/%d, total %d/%d/%d", slot, static_cast<int>(score.pid),
+                 static_cast<int>(score.generation), retained_.active_daemons, config_.active_limit,
+                 retained_.total_daemons, retained_.max_daemon_used, config_.server_limit);
 }
 
 void Parent::on_child_gone(int slot, pid_t pid, ap_generation_t generation)
@@ -399,8 +399,7 @@ void Parent::say(const StaffingPlan &plan, const StaffingMemory &memory)
                      APLOGNO(00486) "server seems busy, (you may need to increase StartServers, ThreadsPerChild or "
                                     "Min/MaxSpareThreads), spawning %d children, there are around %d idle threads, %d "
                                     "active children, and %d children that are shutting down",
-                     static_cast<int>(plan.spawn.size()), plan.idle, retained_.active_daemons,
-                     retained_.total_daemons);
+                     static_cast<int>(plan.spawn.size()), plan.idle, retained_.active_daemons, retained_.total_daemons);
         break;
     case StaffingNote::AtActiveLimit:
         ap_log_error(APLOG_MARK, APLOG_TRACE1, 0, ap_server_conf,
@@ -461,8 +460,7 @@ int Parent::stop_gracefully()
         ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf,
                      APLOGNO(00492) "caught " AP_SIG_GRACEFUL_STOP_STRING ", shutting down gracefully");
     }
-    const Time cutoff =
-        ap_graceful_shutdown_timeout ? later(now(), seconds(ap_graceful_shutdown_timeout)) : kNever;
+    const Time cutoff = ap_graceful_shutdown_timeout ? later(now(), seconds(ap_graceful_shutdown_timeout)) : kNever;
     retained_.mpm->shutdown_pending = 0;
     do { // a signal ends the sleep early
         apr_sleep(std::clamp<Duration>(cutoff - now(), 0, apr_time_from_sec(1)));

@@ -17,9 +17,9 @@ struct Retained {
     int sick_child_detected;
     int maxclients_reported; ///< AH00484 and AH10159 are said once
     int near_maxclients_reported;
-    int max_daemon_used; ///< one past the highest slot ever used; never below a live one (P18)
-    int total_daemons;   ///< children alive
-    int active_daemons;  ///< of these, not ending gracefully
+    int max_daemon_used;      ///< one past the highest slot ever used; never below a live one (P18)
+    int total_daemons;        ///< children alive
+    int active_daemons;       ///< of these, not ending gracefully
     StaffingMemory *staffing; ///< one for each listener bucket, in ap_pglobal
 };
 

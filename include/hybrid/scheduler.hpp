@@ -6,8 +6,6 @@
 
 #include <cstddef>
 
-
-
 namespace hybrid {
 
 class Worker;

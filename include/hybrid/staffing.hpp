@@ -21,20 +21,20 @@ struct SlotView {
 
 /// What the directives ask for, over all listener buckets.
 struct StaffingLimits {
-    int buckets = 1;          ///< slot i serves bucket i % buckets
-    int active_limit = 1;     ///< MaxRequestWorkers / ThreadsPerChild
-    int max_workers = 1;      ///< MaxRequestWorkers
-    int min_spare = 1;        ///< MinSpareThreads
-    int max_spare = 1;        ///< MaxSpareThreads
-    int active_children = 0;  ///< alive and not ending
-    int total_children = 0;   ///< alive
+    int buckets = 1;         ///< slot i serves bucket i % buckets
+    int active_limit = 1;    ///< MaxRequestWorkers / ThreadsPerChild
+    int max_workers = 1;     ///< MaxRequestWorkers
+    int min_spare = 1;       ///< MinSpareThreads
+    int max_spare = 1;       ///< MaxSpareThreads
+    int active_children = 0; ///< alive and not ending
+    int total_children = 0;  ///< alive
     static constexpr int kMaxSpawnRate = 32;
 };
 
 /// What is remembered from one look to the next. Plain data: it survives reloads.
 struct StaffingMemory {
-    int spawn_rate;  ///< children to start at the next look, doubled while there are too few
-    int hold_off;    ///< looks for which the rate is not doubled
+    int spawn_rate; ///< children to start at the next look, doubled while there are too few
+    int hold_off;   ///< looks for which the rate is not doubled
 };
 
 enum class StaffingNote {
