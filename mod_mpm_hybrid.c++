@@ -27,7 +27,7 @@ Door door;
 
 Child *child()
 {
-    return door.parent ? door.parent->child() : nullptr;
+    return door.parent ? door.parent->children().here() : nullptr;
 }
 
 } // namespace
@@ -51,7 +51,7 @@ static int hybrid_check_config(apr_pool_t *, apr_pool_t *, apr_pool_t *, server_
 
 static void hybrid_on_reclaimed(int slot, pid_t pid, ap_generation_t generation) noexcept
 {
-    door.parent->on_child_gone(slot, pid, generation);
+    door.parent->children().on_gone(slot, pid, generation);
 }
 
 static int hybrid_open_logs(apr_pool_t *pconf, apr_pool_t *, apr_pool_t *, server_rec *s) noexcept

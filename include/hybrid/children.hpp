@@ -1,0 +1,70 @@
+// The children as the parent knows them: forked, counted, told to end, gone. Their slots in the scoreboard are the
+// truth; what is kept besides is in Retained.
+#pragma once
+
+#include "hybrid/child.hpp"
+#include "hybrid/config.hpp"
+#include "hybrid/retained.hpp"
+
+#include <vector>
+
+namespace hybrid {
+
+/// The parent's only thread.
+class Children {
+  public:
+    Children(const Config &config, Retained &retained, apr_pool_t *pconf)
+        : config_(config), retained_(retained), pconf_(pconf)
+    {
+    }
+
+    /// The listening sockets of each bucket; slot i serves bucket i % buckets.
+    void set_buckets(ap_listen_rec **records, int buckets);
+
+    /// Starts `wanted` children in free slots. In one-process mode it does not return.
+    void start(int wanted);
+    /// How many start() could not start for want of a slot.
+    int still_to_start() const { return to_start_; }
+    void want_one_more() { ++to_start_; }
+    /// The slot has become free: uses it for one that is still to start, if any.
+    void replace(int slot);
+
+    /// Looks how many workers are idle and starts or retires children accordingly (P01-P08).
+    void maintain();
+    /// Some child is or was fully up.
+    bool had_healthy_one();
+
+    /// A child has been reaped. `slot` is kNoSlot for one that has none any more.
+    void on_gone(int slot, pid_t pid, ap_generation_t generation);
+
+    /// Tells all children, or those of former generations, to end gracefully.
+    void retire_all();
+    void retire_former();
+    bool any_left();
+
+    /// The child that lives in this process: after fork(), or in one-process mode. nullptr in a real parent.
+    Child *here() const { return here_; }
+
+  private:
+    int bucket_count() const { return retained_.mpm->num_buckets; }
+    bool make(int slot);
+    void leave_one_process();
+    void note_started(int slot, pid_t pid);
+    void account_quiescing(int slot);
+    SlotView look_at(int slot);
+    std::vector<SlotView> look_at_all();
+    void carry_out(const StaffingPlan &plan, const StaffingMemory &memory);
+    void say(const StaffingPlan &plan, const StaffingMemory &memory);
+    void retire(int slot);
+    void hurry_quiescing();
+
+    const Config &config_;
+    Retained &retained_;
+    apr_pool_t *const pconf_;
+    std::vector<ap_listen_rec *> buckets_;
+    Child *here_ = nullptr;
+    bool had_healthy_child_ = false;
+    int to_start_ = 0;
+};
+
+} // namespace hybrid

@@ -1,0 +1,311 @@
+#include "hybrid/children.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <new>
+#include <utility>
+
+namespace hybrid {
+
+// New buckets start at the highest rate so far, so that they fill as quickly as the others.
+void Children::set_buckets(ap_listen_rec **records, int buckets)
+{
+    buckets_.assign(records, records + buckets);
+    ap_unixd_mpm_retained_data &mpm = *retained_.mpm;
+    if (mpm.max_buckets < buckets || !retained_.staffing) {
+        mpm.max_buckets = std::max(buckets, mpm.max_buckets * 2);
+        auto *more = static_cast<StaffingMemory *>(apr_pcalloc(ap_pglobal, mpm.max_buckets * sizeof(StaffingMemory)));
+        if (retained_.staffing)
+            std::copy_n(retained_.staffing, mpm.num_buckets, more);
+        else
+            mpm.num_buckets = 0;
+        retained_.staffing = more;
+    }
+    int rate = 1;
+    for (int i = 0; i < mpm.num_buckets; ++i)
+        rate = std::max(rate, retained_.staffing[i].spawn_rate);
+    for (int i = mpm.num_buckets; i < buckets; ++i)
+        retained_.staffing[i] = {rate, 0};
+    mpm.num_buckets = buckets;
+}
+
+// At once, also while an old generation is still there. What can't be started for want of slots is as soon as a child
+// has gone, and the idle connections of those that end are given up for it.
+void Children::start(int wanted)
+{
+    const std::vector<int> slots = free_slots(look_at_all(), wanted);
+    to_start_ = 0;
+    for (const int slot : slots)
+        if (!make(slot))
+            return;
+    to_start_ = wanted - static_cast<int>(slots.size());
+    if (to_start_ > 0)
+        hurry_quiescing();
+}
+
+void Children::replace(int slot)
+{
+    if (to_start_ > 0 && make(slot))
+        --to_start_;
+}
+
+bool Children::make(int slot)
+{
+    retained_.max_daemon_used = std::max(retained_.max_daemon_used, slot + 1);
+    const process_score &score = *ap_get_scoreboard_process(slot);
+    if (score.pid != 0) {
+        ap_log_error(APLOG_MARK, APLOG_ERR, 0, ap_server_conf,
+                     APLOGNO(03455) "BUG: Scoreboard slot %d should be empty but is in use by pid %" APR_PID_T_FMT,
+                     slot, score.pid);
+        return false;
+    }
+    const Child::Birth birth = {
+        config_, retained_, pconf_, buckets_[slot % bucket_count()], slot, getpid(), nullptr, nullptr,
+    };
+    if (config_.one_process) {
+        Child::Birth here = birth;
+        here.before_exit = [](void *self) { static_cast<Children *>(self)->leave_one_process(); };
+        here.parent_object = this;
+        note_started(slot, getpid());
+        here_ = new Child(here);
+        here_->main();
+    }
+    Child::block_signals();
+    const pid_t pid = fork();
+    if (pid == 0) {
+#if AP_HAS_THREAD_LOCAL
+        ap_thread_current_after_fork();
+#endif
+        for (ap_listen_rec *records : buckets_)
+            if (records != birth.listeners)
+                ap_close_listeners_ex(records);
+        here_ = new Child(birth);
+        here_->main();
+    }
+    const int error = errno;
+    Child::unblock_signals();
+    if (pid < 0) {
+        ap_log_error(APLOG_MARK, APLOG_ERR, error, ap_server_conf, APLOGNO(00481) "fork: Unable to fork new process");
+        apr_sleep(apr_time_from_sec(10)); // no loop of forks when the system is at its limit (P14)
+        return false;
+    }
+    note_started(slot, pid);
+    return true;
+}
+
+void Children::leave_one_process()
+{
+    on_gone(0, 0, 0);
+    // Quietly: the user may have changed since it was written, and then may not remove it (M07).
+    apr_file_remove(ap_server_root_relative(pconf_, ap_pid_fname), pconf_);
+}
+
+void Children::note_started(int slot, pid_t pid)
+{
+    const ap_generation_t generation = retained_.mpm->my_generation;
+    process_score &score = *ap_get_scoreboard_process(slot);
+    ++retained_.total_daemons;
+    ++retained_.active_daemons;
+    score.pid = pid;
+    score.generation = generation;
+    ap_run_child_status(ap_server_conf, pid, generation, slot, MPM_CHILD_STARTED);
+    ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf,
+                 "Child %d started: pid %d, gen %d, active %d/%d, total %d/%d/%d", slot, static_cast<int>(pid),
+                 static_cast<int>(generation), retained_.active_daemons, config_.active_limit, retained_.total_daemons,
+                 retained_.max_daemon_used, config_.server_limit);
+}
+
+// A child that ends gracefully counts as active no more, once (P16).
+void Children::account_quiescing(int slot)
+{
+    process_score &score = *ap_get_scoreboard_process(slot);
+    const char before = __atomic_exchange_n(&score.quiescing, static_cast<char>(kAccounted), __ATOMIC_SEQ_CST);
+    if (before == kAccounted)
+        return;
+    --retained_.active_daemons;
+    ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf,
+                 "Child %d quiescing: pid %d, gen %d, active %d/%d, total %d/%d/%d", slot, static_cast<int>(score.pid),
+                 static_cast<int>(score.generation), retained_.active_daemons, config_.active_limit,
+                 retained_.total_daemons, retained_.max_daemon_used, config_.server_limit);
+}
+
+void Children::on_gone(int slot, pid_t pid, ap_generation_t generation)
+{
+    if (slot == kNoSlot) {
+        ap_run_child_status(ap_server_conf, pid, generation, kNoSlot, MPM_CHILD_EXITED);
+        return;
+    }
+    process_score &score = *ap_get_scoreboard_process(slot);
+    pid = score.pid;
+    generation = score.generation;
+    for (int row = 0; row < config_.thread_limit; ++row) // it may have had more threads than are configured now (B14)
+        if (ap_get_scoreboard_worker_from_indexes(slot, row)->status != SERVER_DEAD)
+            ap_update_child_status_from_indexes(slot, row, SERVER_DEAD, nullptr);
+    ap_run_child_status(ap_server_conf, pid, generation, slot, MPM_CHILD_EXITED);
+    if (score.quiescing != kAccounted)
+        --retained_.active_daemons;
+    --retained_.total_daemons;
+    ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf,
+                 "Child %d stopped: pid %d, gen %d, active %d/%d, total %d/%d/%d, quiescing %d", slot,
+                 static_cast<int>(pid), static_cast<int>(generation), retained_.active_daemons, config_.active_limit,
+                 retained_.total_daemons, retained_.max_daemon_used, config_.server_limit, score.quiescing);
+    score.not_accepting = 0;
+    score.quiescing = kServing;
+    score.pid = 0;
+}
+
+SlotView Children::look_at(int slot)
+{
+    const process_score &score = *ap_get_scoreboard_process(slot);
+    SlotView view;
+    view.occupied = score.pid != 0;
+    if (!view.occupied)
+        return view;
+    view.quiescing = score.quiescing != kServing;
+    view.accepting = !score.not_accepting;
+    view.current = score.generation == retained_.mpm->my_generation;
+    view.connections = score.connections;
+    bool up = false;
+    for (int row = 0; row < config_.threads_per_child; ++row) {
+        const int status = ap_get_scoreboard_worker_from_indexes(slot, row)->status;
+        view.idle += status == SERVER_STARTING || status == SERVER_READY;
+        view.active += status >= SERVER_READY && status < SERVER_GRACEFUL;
+        up |= status >= SERVER_READY;
+    }
+    if (!up)
+        view.idle = config_.threads_per_child; // it was started a while ago, and more forks would not help it
+    else if (view.active > 0)
+        had_healthy_child_ = true;
+    return view;
+}
+
+std::vector<SlotView> Children::look_at_all()
+{
+    std::vector<SlotView> slots(config_.server_limit);
+    int last = -1;
+    for (int i = 0; i < config_.server_limit; ++i) {
+        slots[i] = look_at(i);
+        if (slots[i].occupied)
+            last = i;
+        if (slots[i].occupied && slots[i].quiescing)
+            account_quiescing(i);
+    }
+    retained_.max_daemon_used = last + 1;
+    return slots;
+}
+
+bool Children::had_healthy_one()
+{
+    if (!had_healthy_child_)
+        look_at_all();
+    return had_healthy_child_;
+}
+
+void Children::maintain()
+{
+    const std::vector<SlotView> slots = look_at_all();
+    for (int bucket = 0; bucket < bucket_count(); ++bucket) {
+        const StaffingLimits limits = {
+            bucket_count(),
+            config_.active_limit,
+            config_.max_request_workers,
+            config_.min_spare_threads,
+            config_.max_spare_threads,
+            retained_.active_daemons,
+            retained_.total_daemons,
+        };
+        StaffingMemory &memory = retained_.staffing[bucket];
+        carry_out(plan_staffing(limits, slots, bucket, memory), memory);
+    }
+}
+
+void Children::carry_out(const StaffingPlan &plan, const StaffingMemory &memory)
+{
+    say(plan, memory);
+    if (plan.retire >= 0)
+        retire(plan.retire);
+    for (const int slot : plan.spawn)
+        make(slot);
+    if (plan.note == StaffingNote::ScoreboardFull)
+        hurry_quiescing();
+}
+
+void Children::say(const StaffingPlan &plan, const StaffingMemory &memory)
+{
+    switch (plan.note) {
+    case StaffingNote::AtMaxRequestWorkers:
+        if (!std::exchange(retained_.maxclients_reported, 1))
+            ap_log_error(APLOG_MARK, APLOG_ERR, 0, ap_server_conf,
+                         APLOGNO(00484) "server reached MaxRequestWorkers setting, consider raising the "
+                                        "MaxRequestWorkers setting");
+        break;
+    case StaffingNote::NearMaxRequestWorkers:
+        if (!std::exchange(retained_.near_maxclients_reported, 1))
+            ap_log_error(APLOG_MARK, APLOG_ERR, 0, ap_server_conf,
+                         APLOGNO(10159) "server is within MinSpareThreads of MaxRequestWorkers, consider raising the "
+                                        "MaxRequestWorkers setting");
+        break;
+    case StaffingNote::ScoreboardFull:
+        ap_log_error(APLOG_MARK, APLOG_ERR, 0, ap_server_conf,
+                     APLOGNO(03490) "scoreboard is full, not at MaxRequestWorkers.Increase ServerLimit.");
+        break;
+    case StaffingNote::Busy:
+        ap_log_error(APLOG_MARK, APLOG_INFO, 0, ap_server_conf,
+                     APLOGNO(00486) "server seems busy, (you may need to increase StartServers, ThreadsPerChild or "
+                                    "Min/MaxSpareThreads), spawning %d children, there are around %d idle threads, %d "
+                                    "active children, and %d children that are shutting down",
+                     static_cast<int>(plan.spawn.size()), plan.idle, retained_.active_daemons, retained_.total_daemons);
+        break;
+    case StaffingNote::AtActiveLimit:
+        ap_log_error(APLOG_MARK, APLOG_TRACE1, 0, ap_server_conf,
+                     "server is at active daemons limit: active %d/%d, rate %d", retained_.active_daemons,
+                     config_.active_limit, memory.spawn_rate);
+        break;
+    case StaffingNote::None:
+        break;
+    }
+}
+
+void Children::retire(int slot)
+{
+    const process_score &score = *ap_get_scoreboard_process(slot);
+    if (score.quiescing == kServing)
+        ap_mpm_safe_kill(score.pid, AP_SIG_GRACEFUL);
+    account_quiescing(slot);
+}
+
+void Children::retire_all()
+{
+    for (int slot = 0; slot < retained_.max_daemon_used; ++slot)
+        if (ap_get_scoreboard_process(slot)->pid != 0)
+            retire(slot);
+}
+
+void Children::retire_former()
+{
+    for (int slot = 0; slot < retained_.max_daemon_used; ++slot) {
+        const process_score &score = *ap_get_scoreboard_process(slot);
+        if (score.pid != 0 && score.generation != retained_.mpm->my_generation)
+            retire(slot);
+    }
+}
+
+// To a child that is ending already the signal means: make haste.
+void Children::hurry_quiescing()
+{
+    for (int slot = 0; slot < retained_.max_daemon_used; ++slot) {
+        const process_score &score = *ap_get_scoreboard_process(slot);
+        if (score.pid != 0 && score.quiescing != kServing)
+            ap_mpm_safe_kill(score.pid, AP_SIG_GRACEFUL);
+    }
+}
+
+bool Children::any_left()
+{
+    for (int slot = 0; slot < retained_.max_daemon_used; ++slot)
+        if (ap_get_scoreboard_process(slot)->pid != 0)
+            return true;
+    return false;
+}
+
+} // namespace hybrid
