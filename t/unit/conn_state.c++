@@ -42,12 +42,24 @@ std::vector<Life> lives()
          {kTaken, {E::WantClose, S::Linger}, {E::Flushed, S::Lingering}, {E::Expired, S::Closed}}},
         {"the client is gone when we want to close", {kTaken, {E::WantClose, S::Linger}, kGone}},
         {"two requests, then idle for too long",
-         {kTaken, {E::WantIdle, S::KeepAlive}, {E::IoReady, S::Ready}, kTaken, {E::WantIdle, S::KeepAlive},
-          kToLinger, kFlush, kGone}},
+         {kTaken,
+          {E::WantIdle, S::KeepAlive},
+          {E::IoReady, S::Ready},
+          kTaken,
+          {E::WantIdle, S::KeepAlive},
+          kToLinger,
+          kFlush,
+          kGone}},
         {"idle, and its descriptor needed", {kTaken, {E::WantIdle, S::KeepAlive}, {E::Shed, S::Linger}}},
         {"a large response, written bit by bit",
-         {kTaken, {E::WantFlush, S::WriteCompletion}, {E::IoReady, S::Ready}, kTaken,
-          {E::WantFlush, S::WriteCompletion}, {E::IoReady, S::Ready}, kTaken, {E::WantIdle, S::KeepAlive}}},
+         {kTaken,
+          {E::WantFlush, S::WriteCompletion},
+          {E::IoReady, S::Ready},
+          kTaken,
+          {E::WantFlush, S::WriteCompletion},
+          {E::IoReady, S::Ready},
+          kTaken,
+          {E::WantIdle, S::KeepAlive}}},
         {"a response nobody reads", {kTaken, {E::WantFlush, S::WriteCompletion}, kToLinger, kFlush}},
         {"a module waits for input", {kTaken, {E::WantIo, S::WaitIo}, {E::IoReady, S::Ready}, kTaken}},
         {"a module waits in vain", {kTaken, {E::WantIo, S::WaitIo}, kToLinger, kFlush, kGone}},
@@ -122,14 +134,10 @@ void test_states()
         bool waits; // polled and under a deadline
     };
     const Wanted all[] = {
-        {S::Ready, "Ready", O::RunQueue, false},
-        {S::Processing, "Processing", O::Worker, false},
-        {S::WaitIo, "WaitIo", O::Listener, true},
-        {S::WriteCompletion, "WriteCompletion", O::Listener, true},
-        {S::KeepAlive, "KeepAlive", O::Listener, true},
-        {S::Suspended, "Suspended", O::Module, false},
-        {S::Linger, "Linger", O::RunQueue, false},
-        {S::Lingering, "Lingering", O::Listener, true},
+        {S::Ready, "Ready", O::RunQueue, false},        {S::Processing, "Processing", O::Worker, false},
+        {S::WaitIo, "WaitIo", O::Listener, true},       {S::WriteCompletion, "WriteCompletion", O::Listener, true},
+        {S::KeepAlive, "KeepAlive", O::Listener, true}, {S::Suspended, "Suspended", O::Module, false},
+        {S::Linger, "Linger", O::RunQueue, false},      {S::Lingering, "Lingering", O::Listener, true},
         {S::Closed, "Closed", O::Nobody, false},
     };
     is(std::size(all), kConnStates.size(), "every state is known here");
@@ -211,8 +219,9 @@ const char *words(ConnRaiser raiser)
 
 void print_transitions(std::string &page)
 {
-    print(page, "\n## Transitions\n\nAn accepted connection is %s. `Kill` takes every state but Closed to Closed and is "
-                "left out below.\nWhat is not listed cannot happen.\n\n| from | events |\n|---|---|\n",
+    print(page,
+          "\n## Transitions\n\nAn accepted connection is %s. `Kill` takes every state but Closed to Closed and is "
+          "left out below.\nWhat is not listed cannot happen.\n\n| from | events |\n|---|---|\n",
           facts(kConnEntry).name);
     for (std::size_t s = 0; s < kConnStates.size(); ++s) {
         print(page, "| %s |", kConnStates[s].name);

@@ -8,8 +8,7 @@
 using namespace hybrid;
 using namespace tap;
 
-namespace
-{
+namespace {
 
 constexpr int kThreads = 25; // per child
 
@@ -107,128 +106,73 @@ std::string text_of(const StaffingPlan &plan, const StaffingMemory &memory)
            std::to_string(memory.hold_off);
 }
 
-struct Case {
-    const char *words;
-    Slots slots;
-    StaffingMemory memory;
-    const char *wanted;
-    void (*adjust)(StaffingLimits &limits) = [](StaffingLimits &) {};
-    int bucket = 0;
-};
+using Adjust = void (*)(StaffingLimits &limits);
 
-void run(const std::vector<Case> &cases)
+/// One look at `slots`, of a server with mpm_event's defaults unless `adjust` says otherwise.
+void look(const char *words, const Slots &slots, StaffingMemory memory, const char *wanted, Adjust adjust = nullptr,
+          int bucket = 0)
 {
-    for (const Case &c : cases) {
-        StaffingLimits limits = defaults(c.slots);
-        c.adjust(limits);
-        StaffingMemory memory = c.memory;
-        const StaffingPlan plan = plan_staffing(limits, c.slots, c.bucket, memory);
-        is(text_of(plan, memory), c.wanted, c.words);
-    }
+    StaffingLimits limits = defaults(slots);
+    if (adjust)
+        adjust(limits);
+    const StaffingPlan plan = plan_staffing(limits, slots, bucket, memory);
+    is(text_of(plan, memory), wanted, words);
 }
 
 void test_bounds()
 {
-    run({
-        {"between the bounds: nothing to do",
-         4 * child(25) + 12 * kFree,
-         {1, 0},
-         "spawn [] retire -1, none, idle 100, rate 1 hold 0"},
-        {"enough again: the rate starts anew",
-         4 * child(25) + 12 * kFree,
-         {16, 0},
-         "spawn [] retire -1, none, idle 100, rate 1 hold 0"},
-        {"holding off is not used up meanwhile",
-         4 * child(25) + 12 * kFree,
-         {16, 7},
-         "spawn [] retire -1, none, idle 100, rate 1 hold 7"},
-        {"exactly MinSpareThreads is enough",
-         3 * child(25) + 13 * kFree,
-         {2, 0},
-         "spawn [] retire -1, none, idle 75, rate 1 hold 0"},
-        {"one less is not (P04)",
-         2 * child(25) + Slots{child(24)} + 13 * kFree,
-         {1, 0},
-         "spawn [3] retire -1, none, idle 74, rate 2 hold 0"},
-        {"exactly MaxSpareThreads is not too much",
-         10 * child(25) + 6 * kFree,
-         {1, 0},
-         "spawn [] retire -1, none, idle 250, rate 1 hold 0"},
-        {"one more is (P03)",
-         10 * child(25) + Slots{child(1)} + 5 * kFree,
-         {4, 0},
-         "spawn [] retire 10, none, idle 251, rate 1 hold 0"},
-    });
+    look("between the bounds: nothing to do", 4 * child(25) + 12 * kFree, {1, 0},
+         "spawn [] retire -1, none, idle 100, rate 1 hold 0");
+    look("enough again: the rate starts anew", 4 * child(25) + 12 * kFree, {16, 0},
+         "spawn [] retire -1, none, idle 100, rate 1 hold 0");
+    look("holding off is not used up meanwhile", 4 * child(25) + 12 * kFree, {16, 7},
+         "spawn [] retire -1, none, idle 100, rate 1 hold 7");
+    look("exactly MinSpareThreads is enough", 3 * child(25) + 13 * kFree, {2, 0},
+         "spawn [] retire -1, none, idle 75, rate 1 hold 0");
+    look("one less is not (P04)", 2 * child(25) + Slots{child(24)} + 13 * kFree, {1, 0},
+         "spawn [3] retire -1, none, idle 74, rate 2 hold 0");
+    look("exactly MaxSpareThreads is not too much", 10 * child(25) + 6 * kFree, {1, 0},
+         "spawn [] retire -1, none, idle 250, rate 1 hold 0");
+    look("one more is (P03)", 10 * child(25) + Slots{child(1)} + 5 * kFree, {4, 0},
+         "spawn [] retire 10, none, idle 251, rate 1 hold 0");
 }
 
 void test_who_is_idle()
 {
-    run({
-        {"starting children count as idle: no more are added meanwhile (P02)",
-         3 * starting() + 13 * kFree,
-         {4, 0},
-         "spawn [] retire -1, none, idle 75, rate 1 hold 0"},
-        {"quiescing children are not idle (P02)",
-         3 * quiescing(25) + 13 * kFree,
-         {1, 0},
-         "spawn [3] retire -1, none, idle 0, rate 2 hold 0"},
-        {"nor are those that don't accept",
-         3 * not_accepting(25) + 13 * kFree,
-         {1, 0},
-         "spawn [3] retire -1, none, idle 0, rate 2 hold 0"},
-        {"nor those of an older generation",
-         3 * old_generation(25) + 13 * kFree,
-         {1, 0},
-         "spawn [3] retire -1, none, idle 0, rate 2 hold 0"},
-        {"a server of all kinds",
-         Slots{quiescing(5), child(10), not_accepting(7), old_generation(25), starting()} + 11 * kFree,
-         {1, 0},
-         "spawn [5] retire -1, none, idle 35, rate 2 hold 0"},
-    });
+    look("starting children count as idle: no more are added meanwhile (P02)", 3 * starting() + 13 * kFree, {4, 0},
+         "spawn [] retire -1, none, idle 75, rate 1 hold 0");
+    look("quiescing children are not idle (P02)", 3 * quiescing(25) + 13 * kFree, {1, 0},
+         "spawn [3] retire -1, none, idle 0, rate 2 hold 0");
+    look("nor are those that don't accept", 3 * not_accepting(25) + 13 * kFree, {1, 0},
+         "spawn [3] retire -1, none, idle 0, rate 2 hold 0");
+    look("nor those of an older generation", 3 * old_generation(25) + 13 * kFree, {1, 0},
+         "spawn [3] retire -1, none, idle 0, rate 2 hold 0");
+    look("a server of all kinds",
+         Slots{quiescing(5), child(10), not_accepting(7), old_generation(25), starting()} + 11 * kFree, {1, 0},
+         "spawn [5] retire -1, none, idle 35, rate 2 hold 0");
 }
 
 void test_spawn()
 {
-    run({
-        {"as many as the rate says, into the first free slots",
-         Slots{child(0), kFree, child(0), kFree, kFree, kFree, child(0), kFree},
-         {4, 0},
-         "spawn [1 3 4 5] retire -1, none, idle 0, rate 8 hold 0"},
-        {"no more than there are free slots",
-         6 * child(0) + 2 * kFree,
-         {4, 0},
-         "spawn [6 7] retire -1, none, idle 0, rate 8 hold 0"},
-        {"no more than the active limit leaves",
-         3 * child(0) + 13 * kFree,
-         {4, 0},
-         "spawn [3 4] retire -1, none, idle 0, rate 8 hold 0",
-         [](StaffingLimits &limits) { limits.active_limit = 5; }},
-        {"exactly what the active limit leaves",
-         3 * child(0) + 13 * kFree,
-         {2, 0},
-         "spawn [3 4] retire -1, none, idle 0, rate 4 hold 0",
-         [](StaffingLimits &limits) { limits.active_limit = 5; }},
-        {"at rate 4 nothing is said",
-         1 * child(0) + 15 * kFree,
-         {4, 0},
-         "spawn [1 2 3 4] retire -1, none, idle 0, rate 8 hold 0"},
-        {"at rate 8 the server is busy (P05)",
-         1 * child(0) + 15 * kFree,
-         {8, 0},
-         "spawn [1 2 3 4 5 6 7 8] retire -1, busy, idle 0, rate 16 hold 0"},
-        {"busy also when few can be added",
-         6 * child(0) + 1 * kFree,
-         {8, 0},
-         "spawn [6] retire -1, busy, idle 0, rate 16 hold 0"},
-        {"holding off: the rate stays, one look less to go (P06)",
-         1 * child(0) + 15 * kFree,
-         {2, 10},
-         "spawn [1 2] retire -1, none, idle 0, rate 2 hold 9"},
-        {"the last look of holding off",
-         1 * child(0) + 15 * kFree,
-         {2, 1},
-         "spawn [1 2] retire -1, none, idle 0, rate 2 hold 0"},
-    });
+    look("as many as the rate says, into the first free slots",
+         Slots{child(0), kFree, child(0), kFree, kFree, kFree, child(0), kFree}, {4, 0},
+         "spawn [1 3 4 5] retire -1, none, idle 0, rate 8 hold 0");
+    look("no more than there are free slots", 6 * child(0) + 2 * kFree, {4, 0},
+         "spawn [6 7] retire -1, none, idle 0, rate 8 hold 0");
+    look("no more than the active limit leaves", 3 * child(0) + 13 * kFree, {4, 0},
+         "spawn [3 4] retire -1, none, idle 0, rate 8 hold 0", [](StaffingLimits &limits) { limits.active_limit = 5; });
+    look("exactly what the active limit leaves", 3 * child(0) + 13 * kFree, {2, 0},
+         "spawn [3 4] retire -1, none, idle 0, rate 4 hold 0", [](StaffingLimits &limits) { limits.active_limit = 5; });
+    look("at rate 4 nothing is said", 1 * child(0) + 15 * kFree, {4, 0},
+         "spawn [1 2 3 4] retire -1, none, idle 0, rate 8 hold 0");
+    look("at rate 8 the server is busy (P05)", 1 * child(0) + 15 * kFree, {8, 0},
+         "spawn [1 2 3 4 5 6 7 8] retire -1, busy, idle 0, rate 16 hold 0");
+    look("busy also when few can be added", 6 * child(0) + 1 * kFree, {8, 0},
+         "spawn [6] retire -1, busy, idle 0, rate 16 hold 0");
+    look("holding off: the rate stays, one look less to go (P06)", 1 * child(0) + 15 * kFree, {2, 10},
+         "spawn [1 2] retire -1, none, idle 0, rate 2 hold 9");
+    look("the last look of holding off", 1 * child(0) + 15 * kFree, {2, 1},
+         "spawn [1 2] retire -1, none, idle 0, rate 2 hold 0");
 }
 
 void test_limits_reached()
@@ -237,87 +181,48 @@ void test_limits_reached()
         limits.active_limit = 4;
         limits.max_workers = 100;
     };
-    run({
-        {"MaxRequestWorkers, none idle: AH00484 (P07)",
-         4 * child(0) + 4 * kFree,
-         {8, 3},
-         "spawn [] retire -1, at max, idle 0, rate 1 hold 3",
-         small},
-        {"MaxRequestWorkers, some idle: AH10159",
-         4 * child(1) + 4 * kFree,
-         {8, 3},
-         "spawn [] retire -1, near max, idle 4, rate 1 hold 3",
-         small},
-        {"workers of ending children are active, too",
-         Slots{child(0), child(0), child(0), quiescing(3)} + 4 * kFree,
-         {2, 0},
-         "spawn [] retire -1, at max, idle 0, rate 1 hold 0",
-         small},
-        {"one worker fewer is below MaxRequestWorkers",
-         4 * child(0) + 4 * kFree,
-         {1, 0},
-         "spawn [4] retire -1, none, idle 0, rate 2 hold 0",
-         [](StaffingLimits &limits) { limits.max_workers = 101; }},
-        {"MaxRequestWorkers goes before a full scoreboard",
-         4 * child(0),
-         {1, 0},
-         "spawn [] retire -1, at max, idle 0, rate 1 hold 0",
-         small},
-        {"no free slot below MaxRequestWorkers: AH03490 (P08)",
-         2 * child(0) + 2 * starting() + 2 * quiescing(0),
-         {8, 2},
-         "spawn [] retire -1, full, idle 50, rate 1 hold 2"},
-        {"at the active limit: none, the rate is 1 and stays so",
-         2 * child(0) + 2 * starting() + 4 * kFree,
-         {8, 0},
-         "spawn [] retire -1, at active limit, idle 50, rate 1 hold 0",
-         small},
-        {"at the active limit holding off is not used up",
-         2 * child(0) + 2 * starting() + 4 * kFree,
-         {8, 5},
-         "spawn [] retire -1, at active limit, idle 50, rate 1 hold 5",
-         small},
-        {"above the active limit (it was lowered) none either",
-         6 * child(0) + 4 * kFree,
-         {4, 0},
+    look("MaxRequestWorkers, none idle: AH00484 (P07)", 4 * child(0) + 4 * kFree, {8, 3},
+         "spawn [] retire -1, at max, idle 0, rate 1 hold 3", small);
+    look("MaxRequestWorkers, some idle: AH10159", 4 * child(1) + 4 * kFree, {8, 3},
+         "spawn [] retire -1, near max, idle 4, rate 1 hold 3", small);
+    look("workers of ending children are active, too", Slots{child(0), child(0), child(0), quiescing(3)} + 4 * kFree,
+         {2, 0}, "spawn [] retire -1, at max, idle 0, rate 1 hold 0", small);
+    look("one worker fewer is below MaxRequestWorkers", 4 * child(0) + 4 * kFree, {1, 0},
+         "spawn [4] retire -1, none, idle 0, rate 2 hold 0", [](StaffingLimits &limits) { limits.max_workers = 101; });
+    look("MaxRequestWorkers goes before a full scoreboard", 4 * child(0), {1, 0},
+         "spawn [] retire -1, at max, idle 0, rate 1 hold 0", small);
+    look("no free slot below MaxRequestWorkers: AH03490 (P08)", 2 * child(0) + 2 * starting() + 2 * quiescing(0),
+         {8, 2}, "spawn [] retire -1, full, idle 50, rate 1 hold 2");
+    look("at the active limit: none, the rate is 1 and stays so", 2 * child(0) + 2 * starting() + 4 * kFree, {8, 0},
+         "spawn [] retire -1, at active limit, idle 50, rate 1 hold 0", small);
+    look("at the active limit holding off is not used up", 2 * child(0) + 2 * starting() + 4 * kFree, {8, 5},
+         "spawn [] retire -1, at active limit, idle 50, rate 1 hold 5", small);
+    look("above the active limit (it was lowered) none either", 6 * child(0) + 4 * kFree, {4, 0},
          "spawn [] retire -1, at active limit, idle 0, rate 1 hold 0",
-         [](StaffingLimits &limits) { limits.active_limit = 4; }},
-    });
+         [](StaffingLimits &limits) { limits.active_limit = 4; });
 }
 
 void test_retire()
 {
     const Slots surplus = 9 * child(25, 3);
-    run({
-        {"the one with the fewest connections goes (K16)",
-         Slots{child(25, 5), child(25, 2), child(25, 7)} + 8 * child(25, 9) + 5 * kFree,
-         {1, 0},
-         "spawn [] retire 1, none, idle 275, rate 1 hold 0"},
-        {"of equals the one in the highest slot, so that slots stay compact",
-         surplus + Slots{child(25, 2), child(25, 2), child(25, 4)},
-         {1, 0},
-         "spawn [] retire 10, none, idle 300, rate 1 hold 0"},
-        {"the first slot, when it is the one",
-         Slots{child(25, 0)} + 10 * child(25, 1),
-         {1, 0},
-         "spawn [] retire 0, none, idle 275, rate 1 hold 0"},
-        {"never one that is not idle for us anyway",
-         Slots{not_accepting(25), old_generation(25)} + surplus + 2 * child(25, 9),
-         {1, 0},
-         "spawn [] retire 10, none, idle 275, rate 1 hold 0"},
-        {"not while one is ending, when slots are short (P03)",
-         11 * child(25, 3) + Slots{quiescing(0)} + 4 * kFree,
-         {4, 0},
-         "spawn [] retire -1, none, idle 275, rate 1 hold 0"},
-        {"not when exactly the active limit is left",
-         11 * child(25, 3) + Slots{quiescing(0)} + 16 * kFree,
-         {1, 0},
-         "spawn [] retire -1, none, idle 275, rate 1 hold 0"},
-        {"but when more slots are left than a new generation needs",
-         11 * child(25, 3) + Slots{quiescing(0)} + 17 * kFree,
-         {1, 0},
-         "spawn [] retire 10, none, idle 275, rate 1 hold 0"},
-    });
+    look("the one with the fewest connections goes (K16)",
+         Slots{child(25, 5), child(25, 2), child(25, 7)} + 8 * child(25, 9) + 5 * kFree, {1, 0},
+         "spawn [] retire 1, none, idle 275, rate 1 hold 0");
+    look("of equals the one in the highest slot, so that slots stay compact",
+         surplus + Slots{child(25, 2), child(25, 2), child(25, 4)}, {1, 0},
+         "spawn [] retire 10, none, idle 300, rate 1 hold 0");
+    look("the first slot, when it is the one", Slots{child(25, 0)} + 10 * child(25, 1), {1, 0},
+         "spawn [] retire 0, none, idle 275, rate 1 hold 0");
+    look("never one that is not idle for us anyway",
+         Slots{not_accepting(25), old_generation(25)} + surplus + 2 * child(25, 9), {1, 0},
+         "spawn [] retire 10, none, idle 275, rate 1 hold 0");
+    look("not while one is ending, when slots are short (P03)", 11 * child(25, 3) + Slots{quiescing(0)} + 4 * kFree,
+         {4, 0}, "spawn [] retire -1, none, idle 275, rate 1 hold 0");
+    look("not when exactly the active limit is left", 11 * child(25, 3) + Slots{quiescing(0)} + 16 * kFree, {1, 0},
+         "spawn [] retire -1, none, idle 275, rate 1 hold 0");
+    look("but when more slots are left than a new generation needs",
+         11 * child(25, 3) + Slots{quiescing(0)} + 17 * kFree, {1, 0},
+         "spawn [] retire 10, none, idle 275, rate 1 hold 0");
 }
 
 void test_buckets()
@@ -330,63 +235,31 @@ void test_buckets()
         limits.max_spare = 151;
     };
     const auto three = [](StaffingLimits &limits) { limits.buckets = 3; };
-    run({
-        {"each bucket has its share of MaxSpareThreads",
-         slots,
-         {1, 0},
-         "spawn [] retire -1, none, idle 75, rate 1 hold 0",
-         two},
-        {"and counts only its own slots", slots, {4, 0}, "spawn [5 7] retire -1, none, idle 0, rate 8 hold 0", two, 1},
-        {"its share of MaxSpareThreads exceeded",
-         slots,
-         {1, 0},
-         "spawn [] retire 4, none, idle 75, rate 1 hold 0",
-         [](StaffingLimits &limits) { limits.buckets = 2, limits.max_spare = 149; }},
-        {"its share of MinSpareThreads not reached",
-         slots,
-         {1, 0},
-         "spawn [6] retire -1, none, idle 75, rate 2 hold 0",
-         [](StaffingLimits &limits) { limits.buckets = 2, limits.min_spare = 152; }},
-        {"its share of MaxRequestWorkers reached",
-         slots,
-         {1, 0},
-         "spawn [] retire -1, at max, idle 0, rate 1 hold 0",
-         [](StaffingLimits &limits) { limits.buckets = 2, limits.max_workers = 100; },
-         1},
-        {"its share of MaxRequestWorkers not reached",
-         slots,
-         {1, 0},
-         "spawn [5] retire -1, none, idle 0, rate 2 hold 0",
-         [](StaffingLimits &limits) { limits.buckets = 2, limits.max_workers = 102; },
-         1},
-        {"its share of the scoreboard full",
-         Slots{child(0), kFree, child(0), kFree},
-         {2, 0},
-         "spawn [] retire -1, full, idle 0, rate 1 hold 0",
-         two},
-        {"three buckets: the last one's slots",
-         3 * child(0) + 6 * kFree,
-         {4, 0},
-         "spawn [5 8] retire -1, none, idle 0, rate 8 hold 0",
-         three,
-         2},
-        {"three buckets share the spawn rate, too: below a third of 32 it doubles",
-         3 * child(0) + 6 * kFree,
-         {8, 0},
-         "spawn [3 6] retire -1, busy, idle 0, rate 16 hold 0",
-         three},
-        {"and from there it doesn't",
-         3 * child(0) + 6 * kFree,
-         {16, 0},
-         "spawn [3 6] retire -1, busy, idle 0, rate 16 hold 0",
-         three},
-        {"the active limit is over all buckets",
-         3 * child(0) + 6 * kFree,
-         {4, 0},
-         "spawn [4] retire -1, none, idle 0, rate 8 hold 0",
-         [](StaffingLimits &limits) { limits.buckets = 3, limits.active_limit = 4; },
-         1},
-    });
+    look("each bucket has its share of MaxSpareThreads", slots, {1, 0},
+         "spawn [] retire -1, none, idle 75, rate 1 hold 0", two);
+    look("and counts only its own slots", slots, {4, 0}, "spawn [5 7] retire -1, none, idle 0, rate 8 hold 0", two, 1);
+    look("its share of MaxSpareThreads exceeded", slots, {1, 0}, "spawn [] retire 4, none, idle 75, rate 1 hold 0",
+         [](StaffingLimits &limits) { limits.buckets = 2, limits.max_spare = 149; });
+    look("its share of MinSpareThreads not reached", slots, {1, 0}, "spawn [6] retire -1, none, idle 75, rate 2 hold 0",
+         [](StaffingLimits &limits) { limits.buckets = 2, limits.min_spare = 152; });
+    look(
+        "its share of MaxRequestWorkers reached", slots, {1, 0}, "spawn [] retire -1, at max, idle 0, rate 1 hold 0",
+        [](StaffingLimits &limits) { limits.buckets = 2, limits.max_workers = 100; }, 1);
+    look(
+        "its share of MaxRequestWorkers not reached", slots, {1, 0}, "spawn [5] retire -1, none, idle 0, rate 2 hold 0",
+        [](StaffingLimits &limits) { limits.buckets = 2, limits.max_workers = 102; }, 1);
+    look("its share of the scoreboard full", Slots{child(0), kFree, child(0), kFree}, {2, 0},
+         "spawn [] retire -1, full, idle 0, rate 1 hold 0", two);
+    look("three buckets: the last one's slots", 3 * child(0) + 6 * kFree, {4, 0},
+         "spawn [5 8] retire -1, none, idle 0, rate 8 hold 0", three, 2);
+    look("three buckets share the spawn rate, too: below a third of 32 it doubles", 3 * child(0) + 6 * kFree, {8, 0},
+         "spawn [3 6] retire -1, busy, idle 0, rate 16 hold 0", three);
+    look("and from there it doesn't", 3 * child(0) + 6 * kFree, {16, 0},
+         "spawn [3 6] retire -1, busy, idle 0, rate 16 hold 0", three);
+    look(
+        "the active limit is over all buckets", 3 * child(0) + 6 * kFree, {4, 0},
+        "spawn [4] retire -1, none, idle 0, rate 8 hold 0",
+        [](StaffingLimits &limits) { limits.buckets = 3, limits.active_limit = 4; }, 1);
 }
 
 /// Looks at a server whose every worker is busy at once, and starts what the plan says.

@@ -43,7 +43,8 @@ inline bool is(std::string_view got, std::string_view wanted, const char *what)
 }
 
 /// Something another thread does: looks until it is so, for a long time at most.
-template <class Condition> bool eventually(Condition so)
+template <class Condition>
+bool eventually(Condition so)
 {
     const hybrid::Time limit = hybrid::later(hybrid::now(), hybrid::seconds(30));
     while (!so()) {
@@ -56,7 +57,8 @@ template <class Condition> bool eventually(Condition so)
 }
 
 /// As eventually(), where going on would only hang.
-template <class Condition> void must(Condition so, const char *what)
+template <class Condition>
+void must(Condition so, const char *what)
 {
     if (eventually(so))
         return;
