@@ -1,0 +1,433 @@
+/* A test's eyes inside httpd: logs every hook the MPM runs, with pid and thread, and has handlers and odd protocols
+ * that hold a connection in one phase. Never part of the product. t/lib/Hybrid/Server.pm (probe) reads the log:
+ *
+ *   <microseconds> <pid> <tid> <hook> key=value ...
+ */
+
+#define _GNU_SOURCE
+#include "httpd.h"
+#include "http_config.h"
+#include "http_connection.h"
+#include "http_core.h"
+#include "http_log.h"
+#include "http_protocol.h"
+#include "http_request.h"
+#include "ap_mpm.h"
+#include "mpm_common.h"
+#include "scoreboard.h"
+#include "apr_strings.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+
+
+enum conn_mode { MODE_NONE, MODE_SPEAKS_FIRST, MODE_REFUSE, MODE_UNTOUCHED, MODE_KEEPALIVE, MODE_HANDLER, MODE_WAITIO,
+                 MODE_SUSPEND, MODE_ERROR };
+static const char *const mode_names[] = {"none",    "speaks-first", "refuse",  "untouched", "keepalive",
+                                         "handler", "waitio",       "suspend", "error"};
+
+static const char *log_path;
+static int timer_at_init;
+static struct { int port; enum conn_mode mode; } ports[16];
+static int port_count;
+
+static void note(const char *hook, const char *format, ...)
+{
+    char line[1024];
+    struct timespec ts;
+    va_list args;
+    int fd, length;
+
+    if (!log_path)
+        return;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    length = snprintf(line, 200, "%lld %d %ld %s ", ts.tv_sec * 1000000LL + ts.tv_nsec / 1000, (int)getpid(),
+                      (long)syscall(SYS_gettid), hook);
+    va_start(args, format);
+    length += vsnprintf(line + length, sizeof line - length - 1, format, args);
+    va_end(args);
+    if (length > (int)sizeof line - 2)
+        length = sizeof line - 2;
+    line[length++] = '\n';
+    fd = open(log_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+    if (fd >= 0) {
+        (void)!write(fd, line, length);
+        close(fd);
+    }
+}
+
+/* mpm_query: every code, at the moments modules ask */
+static void note_queries(const char *when)
+{
+    static const int codes[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 99};
+    unsigned i;
+    for (i = 0; i < sizeof codes / sizeof *codes; i++) {
+        int result = -1;
+        apr_status_t rv = ap_mpm_query(codes[i], &result);
+        note("query", "when=%s code=%d rv=%d result=%d", when, codes[i], (int)rv, rv == APR_SUCCESS ? result : -1);
+    }
+}
+
+static int pre_config(apr_pool_t *p, apr_pool_t *plog, apr_pool_t *ptemp)
+{
+    log_path = NULL;
+    timer_at_init = 0;
+    port_count = 0;
+    return OK;
+}
+
+static int check_config(apr_pool_t *p, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
+{
+    note("check_config", "name=%s", ap_show_mpm());
+    return OK;
+}
+
+static int open_logs(apr_pool_t *p, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
+{
+    note("open_logs", "-");
+    return OK;
+}
+
+static int post_config(apr_pool_t *p, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
+{
+    note("post_config", "state=%d", ap_state_query(AP_SQ_MAIN_STATE));
+    if (ap_state_query(AP_SQ_MAIN_STATE) != AP_SQ_MS_CREATE_PRE_CONFIG)
+        note_queries("post_config");
+    return OK;
+}
+
+static int pre_mpm(apr_pool_t *p, ap_scoreboard_e type)
+{
+    note("pre_mpm", "-");
+    note_queries("pre_mpm");
+    return OK;
+}
+
+static int drop_privileges(apr_pool_t *p, server_rec *s)
+{
+    note("drop_privileges", "uid=%d", (int)geteuid());
+    return OK;
+}
+
+static void on_timer(void *baton)
+{
+    note("timer", "name=%s", (const char *)baton);
+}
+
+static void child_init(apr_pool_t *p, server_rec *s)
+{
+    note("child_init", "uid=%d", (int)geteuid());
+    note_queries("child_init");
+    if (timer_at_init) {
+        apr_status_t rv = ap_mpm_register_timed_callback(apr_time_from_msec(timer_at_init), on_timer, "init");
+        note("timer_registered", "name=init rv=%d", (int)rv);
+    }
+}
+
+static void child_stopping(apr_pool_t *p, int graceful)
+{
+    int state = -1;
+    ap_mpm_query(AP_MPMQ_MPM_STATE, &state);
+    note("child_stopping", "graceful=%d state=%d", graceful, state);
+}
+
+static void child_status(server_rec *s, pid_t pid, ap_generation_t gen, int slot, mpm_child_status status)
+{
+    note("child_status", "child=%d gen=%d slot=%d status=%s", (int)pid, (int)gen, slot,
+         status == MPM_CHILD_STARTED ? "started" : status == MPM_CHILD_EXITED ? "exited" : "lost");
+}
+
+static void end_generation(server_rec *s, ap_generation_t gen)
+{
+    note("end_generation", "gen=%d", (int)gen);
+}
+
+static int monitor(apr_pool_t *p, server_rec *s)
+{
+    note("monitor", "-");
+    return OK;
+}
+
+static enum conn_mode mode_of(conn_rec *c)
+{
+    int i;
+    for (i = 0; i < port_count; i++)
+        if (!c->master && !c->outgoing && c->local_addr && c->local_addr->port == ports[i].port)
+            return ports[i].mode;
+    return MODE_NONE;
+}
+
+static const char *key(conn_rec *c)
+{
+    return apr_psprintf(c->pool, "conn=%s:%d secondary=%d outgoing=%d id=%ld", c->client_ip ? c->client_ip : "-",
+                        c->client_addr ? c->client_addr->port : 0, c->master != NULL, c->outgoing, c->id);
+}
+
+static apr_status_t conn_gone(void *data)
+{
+    note("conn_gone", "%s", (const char *)data);
+    return APR_SUCCESS;
+}
+
+static int pre_connection(conn_rec *c, void *csd)
+{
+    const char *k = key(c);
+    note("pre_connection", "%s cs=%d own_cs=%d", k, c->cs != NULL, !c->master || c->cs != c->master->cs);
+    apr_pool_cleanup_register(c->pool, k, conn_gone, apr_pool_cleanup_null);
+    return mode_of(c) == MODE_REFUSE ? HTTP_FORBIDDEN : OK;
+}
+
+static void suspend_connection(conn_rec *c, request_rec *r)
+{
+    note("suspend", "%s r=%d", key(c), r != NULL);
+}
+
+static void resume_connection(conn_rec *c, request_rec *r)
+{
+    note("resume", "%s r=%d sbh=%d", key(c), r != NULL, c->sbh != NULL);
+}
+
+static int pre_close(conn_rec *c)
+{
+    note("pre_close", "%s thread=%d", key(c), c->current_thread != NULL);
+    return OK;
+}
+
+static void pre_read_request(request_rec *r, conn_rec *c)
+{
+    note("pre_read_request", "%s", key(c));
+}
+
+static int log_transaction(request_rec *r)
+{
+    note("log_transaction", "%s uri=%s status=%d keepalives=%d", key(r->connection), r->uri ? r->uri : "-", r->status,
+         r->connection->keepalives);
+    return DECLINED;
+}
+
+static void say(conn_rec *c, const char *text)
+{
+    apr_bucket_brigade *bb = apr_brigade_create(c->pool, c->bucket_alloc);
+    APR_BRIGADE_INSERT_TAIL(bb, apr_bucket_immortal_create(text, strlen(text), c->bucket_alloc));
+    APR_BRIGADE_INSERT_TAIL(bb, apr_bucket_flush_create(c->bucket_alloc));
+    ap_pass_brigade(c->output_filters, bb);
+}
+
+/* The server speaks first, then echoes lines until "quit". */
+static void speak_first(conn_rec *c)
+{
+    apr_bucket_brigade *bb = apr_brigade_create(c->pool, c->bucket_alloc);
+    say(c, "200 hello\r\n");
+    for (;;) {
+        char line[256];
+        apr_size_t length = sizeof line - 1;
+        if (ap_get_brigade(c->input_filters, bb, AP_MODE_GETLINE, APR_BLOCK_READ, 0) != APR_SUCCESS ||
+            APR_BRIGADE_EMPTY(bb) || apr_brigade_flatten(bb, line, &length) != APR_SUCCESS || length == 0)
+            return;
+        line[length] = 0;
+        apr_brigade_cleanup(bb);
+        say(c, apr_pstrdup(c->pool, line));
+        if (!strncmp(line, "quit", 4))
+            return;
+    }
+}
+
+static void let_go(void *baton)
+{
+    conn_rec *c = baton;
+    note("let_go", "%s", key(c));
+    c->keepalive = AP_CONN_CLOSE;
+    c->cs->state = CONN_STATE_WRITE_COMPLETION;
+}
+
+static int process_connection(conn_rec *c)
+{
+    enum conn_mode mode = mode_of(c);
+    int visits;
+    const char *seen;
+
+    note("process_connection", "%s thread=%d sbh=%d state=%d", key(c), c->current_thread != NULL, c->sbh != NULL,
+         c->cs ? (int)c->cs->state : -1);
+    if (mode == MODE_NONE)
+        return DECLINED;
+    seen = apr_table_get(c->notes, "hybrid-visits");
+    visits = seen ? atoi(seen) : 0;
+    apr_table_set(c->notes, "hybrid-visits", apr_itoa(c->pool, visits + 1));
+    switch (mode) {
+    case MODE_SPEAKS_FIRST:
+        speak_first(c);
+        return OK; /* without ever looking at c->cs, as modules for other MPMs do */
+    case MODE_UNTOUCHED:
+        say(c, "untouched\r\n");
+        return OK;
+    case MODE_KEEPALIVE: /* twice kept alive, then closed */
+        say(c, "keepalive\r\n");
+        if (visits) {
+            apr_bucket_brigade *bb = apr_brigade_create(c->pool, c->bucket_alloc);
+            ap_get_brigade(c->input_filters, bb, AP_MODE_GETLINE, APR_BLOCK_READ, 0);
+        }
+        c->keepalive = visits < 2 ? AP_CONN_KEEPALIVE : AP_CONN_CLOSE;
+        c->cs->state = visits < 2 ? CONN_STATE_CHECK_REQUEST_LINE_READABLE : CONN_STATE_LINGER;
+        return OK;
+    case MODE_HANDLER:
+        say(c, "handler\r\n");
+        c->cs->state = CONN_STATE_HANDLER; /* not a state to return with */
+        return OK;
+#ifdef AP_MPMQ_CAN_WAITIO
+    case MODE_WAITIO: /* waits for a line without a worker */
+        if (!visits) {
+            say(c, "waiting\r\n");
+            c->cs->state = CONN_STATE_ASYNC_WAITIO;
+            c->cs->sense = CONN_SENSE_WANT_READ;
+            return OK;
+        }
+        say(c, "ready\r\n");
+        return OK;
+#endif
+    case MODE_SUSPEND: /* held for 300 ms, then flushed and closed */
+        if (!visits) {
+            say(c, "suspended\r\n");
+            c->cs->state = CONN_STATE_SUSPENDED;
+            ap_mpm_register_timed_callback(apr_time_from_msec(300), let_go, c);
+            return OK;
+        }
+        return OK;
+    case MODE_ERROR:
+        return HTTP_INTERNAL_SERVER_ERROR;
+    default:
+        return DECLINED;
+    }
+}
+
+static long argument(request_rec *r, const char *name, long otherwise)
+{
+    const char *at = r->args ? strstr(r->args, name) : NULL;
+    return at && at[strlen(name)] == '=' ? atol(at + strlen(name) + 1) : otherwise;
+}
+
+struct pulses {
+    long ms;
+    long left;
+    char name[32];
+};
+
+static void on_pulse(void *baton)
+{
+    struct pulses *p = baton;
+    note("timer", "name=%s left=%ld", p->name, p->left);
+    if (--p->left > 0)
+        ap_mpm_register_timed_callback(apr_time_from_msec(p->ms), on_pulse, p);
+    else
+        free(p);
+}
+
+static int handler(request_rec *r)
+{
+    conn_rec *c = r->connection;
+    if (!r->handler || strncmp(r->handler, "hybrid-", 7))
+        return DECLINED;
+    ap_set_content_type(r, "text/plain");
+    if (!strcmp(r->handler, "hybrid-sleep")) { /* ?ms= */
+        note("sleep", "%s uri=%s", key(c), r->uri);
+        apr_sleep(apr_time_from_msec(argument(r, "ms", 1000)));
+        ap_rprintf(r, "slept pid=%d id=%ld\n", (int)getpid(), c->id);
+    }
+    else if (!strcmp(r->handler, "hybrid-spin")) { /* ?ms= */
+        apr_time_t end = apr_time_now() + apr_time_from_msec(argument(r, "ms", 1000));
+        volatile unsigned long n = 0;
+        while (apr_time_now() < end)
+            n++;
+        ap_rprintf(r, "spun pid=%d\n", (int)getpid());
+    }
+    else if (!strcmp(r->handler, "hybrid-conn")) {
+        ap_rprintf(r, "id=%ld pid=%d tid=%ld keepalives=%d thread=%d\n", c->id, (int)getpid(),
+                   (long)syscall(SYS_gettid), c->keepalives, c->current_thread != NULL);
+    }
+    else if (!strcmp(r->handler, "hybrid-crash")) {
+        raise(SIGSEGV);
+    }
+    else if (!strcmp(r->handler, "hybrid-timer")) { /* ?ms=&n= : n callbacks, each registering the next */
+        struct pulses *p = calloc(1, sizeof *p);
+        p->ms = argument(r, "ms", 100);
+        p->left = argument(r, "n", 1);
+        apr_snprintf(p->name, sizeof p->name, "pulse%ld", argument(r, "tag", 0));
+        ap_rprintf(r, "rv=%d\n", (int)ap_mpm_register_timed_callback(apr_time_from_msec(p->ms), on_pulse, p));
+    }
+    else if (!strcmp(r->handler, "hybrid-read")) { /* reads the request's body, counts it */
+        apr_off_t count = 0;
+        char buffer[8192];
+        long n;
+        if (ap_setup_client_block(r, REQUEST_CHUNKED_DECHUNK) == OK && ap_should_client_block(r))
+            while ((n = ap_get_client_block(r, buffer, sizeof buffer)) > 0)
+                count += n;
+        ap_rprintf(r, "read %ld\n", (long)count);
+    }
+    else
+        return DECLINED;
+    return OK;
+}
+
+static const char *set_log(cmd_parms *cmd, void *dummy, const char *path)
+{
+    log_path = apr_pstrdup(cmd->pool, path);
+    return NULL;
+}
+
+static const char *set_timer(cmd_parms *cmd, void *dummy, const char *ms)
+{
+    timer_at_init = atoi(ms);
+    return NULL;
+}
+
+static const char *set_port(cmd_parms *cmd, void *dummy, const char *port, const char *mode)
+{
+    unsigned i;
+    if (port_count == sizeof ports / sizeof *ports)
+        return "too many ports";
+    for (i = 1; i < sizeof mode_names / sizeof *mode_names; i++)
+        if (!strcmp(mode, mode_names[i])) {
+            ports[port_count].port = atoi(port);
+            ports[port_count++].mode = (enum conn_mode)i;
+            return NULL;
+        }
+    return "unknown mode";
+}
+
+static const command_rec directives[] = {
+    AP_INIT_TAKE1("HybridProbeLog", set_log, NULL, RSRC_CONF, "where to write what is seen"),
+    AP_INIT_TAKE1("HybridProbeTimerAtInit", set_timer, NULL, RSRC_CONF, "milliseconds: a timed callback from child_init"),
+    AP_INIT_TAKE2("HybridProbePort", set_port, NULL, RSRC_CONF, "a port, and how its connections are treated"),
+    {NULL}};
+
+static void register_hooks(apr_pool_t *p)
+{
+    static const char *const before_http[] = {"http_core.c", NULL};
+    ap_hook_pre_config(pre_config, NULL, NULL, APR_HOOK_FIRST);
+    ap_hook_check_config(check_config, NULL, NULL, APR_HOOK_LAST);
+    ap_hook_open_logs(open_logs, NULL, NULL, APR_HOOK_LAST);
+    ap_hook_post_config(post_config, NULL, NULL, APR_HOOK_LAST);
+    ap_hook_pre_mpm(pre_mpm, NULL, NULL, APR_HOOK_REALLY_FIRST);
+    ap_hook_drop_privileges(drop_privileges, NULL, NULL, APR_HOOK_REALLY_LAST);
+    ap_hook_child_init(child_init, NULL, NULL, APR_HOOK_FIRST);
+    ap_hook_child_stopping(child_stopping, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_child_status(child_status, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_end_generation(end_generation, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_monitor(monitor, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_pre_connection(pre_connection, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_suspend_connection(suspend_connection, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_resume_connection(resume_connection, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_pre_close_connection(pre_close, NULL, NULL, APR_HOOK_FIRST);
+    ap_hook_process_connection(process_connection, NULL, before_http, APR_HOOK_FIRST);
+    ap_hook_pre_read_request(pre_read_request, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_log_transaction(log_transaction, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_handler(handler, NULL, NULL, APR_HOOK_MIDDLE);
+}
+
+AP_DECLARE_MODULE(hybrid_probe) = {STANDARD20_MODULE_STUFF, NULL, NULL, NULL, NULL, directives, register_hooks};

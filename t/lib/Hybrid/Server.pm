@@ -1,0 +1,365 @@
+package Hybrid::Server;
+
+# A private, stock httpd for one test: its own folder, its own free loopback ports, its own logs, ended by the pid that
+# was started. Nothing under /etc is read but mime.types.
+#
+#   my $s = Hybrid::Server->new(
+#       mpm      => 'hybrid',                  # default: $ENV{MPM} or hybrid; event, worker, prefork are the stock ones
+#       modules  => [qw(ssl http2)],           # beside authz_core, dir, mime, status, and what `conf` makes necessary
+#       mpm_conf => "StartServers 1\n...",     # default: Debian's mpm_event.conf
+#       conf     => "...",                     # may use @PORT@, @PORT2@, @PORT3@ (free ports), @ROOT@, @DOCS@
+#       level    => 'info mpm_hybrid:debug',   # LogLevel; @MPM@ is the MPM's name there
+#       args     => ['-X'],                    # more arguments of apache2
+#       foreground => 0,                       # 1: don't daemonize (-D FOREGROUND); -X needs it, too
+#       probe    => 1,                         # load t/c-modules' mod_hybrid_probe (HybridProbeLog @ROOT@/probe)
+#       limits   => { nofile => 60 },          # ulimits: nofile, nproc
+#       env      => { LD_PRELOAD => ... },
+#   );
+#   $s->start; $s->get('/'); $s->graceful; $s->stop;
+#
+# All waits have a limit; what does not come in time dies with the tail of the error log.
+
+use strict;
+use warnings;
+use Carp;
+use File::Path qw(remove_tree make_path);
+use File::Temp qw(tempdir);
+use IO::Socket::INET;
+use POSIX qw(:sys_wait_h);
+use Hybrid::Wait;
+
+our $HTTPD   = $ENV{HYBRID_HTTPD} || '/usr/sbin/apache2';
+our $MODULES = $ENV{HYBRID_LIBEXECDIR} || '/usr/lib/apache2/modules';
+
+my $DEBIAN_MPM_CONF = <<'CONF';
+StartServers            2
+MinSpareThreads         25
+MaxSpareThreads         75
+ThreadLimit             64
+ThreadsPerChild         25
+MaxRequestWorkers       150
+MaxConnectionsPerChild  0
+CONF
+
+# The name of the MPM the suite is about.
+sub mpm { $ENV{MPM} || 'hybrid' }
+
+# LoadModule lines for an MPM and modules.
+sub load_mpm {
+    my ($mpm) = @_;
+    my $so = $mpm eq 'hybrid' ? ($ENV{HYBRID_SO} || croak 'HYBRID_SO is not set: run the suite by build/run-suite')
+                              : "$MODULES/mod_mpm_$mpm.so";
+    return "LoadModule mpm_${mpm}_module $so\n";
+}
+
+sub load_modules {
+    return join '', map {
+        my $so = $_ eq 'php' ? (glob("$MODULES/libphp*.so"))[0] : "$MODULES/mod_$_.so";
+        "LoadModule ${_}_module $so\n";
+    } @_;
+}
+
+my %taken;
+
+# A free loopback port. Not reserved: but below the range the kernel picks from, and not twice in one process.
+sub free_port {
+    for (1 .. 500) {
+        my $port = 10_000 + int rand 20_000;
+        next if $taken{$port};
+        my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $port, Listen => 1, ReuseAddr => 1)
+            or next;
+        $taken{$port} = 1;
+        return $port;
+    }
+    croak 'no free port';
+}
+
+sub new {
+    my ($class, %option) = @_;
+    my $self = bless {
+        mpm => mpm(), modules => [], mpm_conf => $DEBIAN_MPM_CONF, conf => '', args => [],
+        level => 'info mpm_@MPM@:debug', %option, owner => $$,
+    }, $class;
+    $self->{root} = tempdir('hybrid-server-XXXXXX', TMPDIR => 1);
+    chmod 0755, $self->{root};
+    make_path("$self->{root}/docs", "$self->{root}/logs", "$self->{root}/run");
+    chmod 0777, "$self->{root}/logs", "$self->{root}/run", $self->{root};
+    $self->{ports} = [ map { free_port() } 1 .. 3 ];
+    $self->file('index.html', "hello\n");
+    $self->write_conf($self->conf_text);
+    return $self;
+}
+
+# The configuration as text; write_conf() puts another in its place (for reloads).
+sub conf_text {
+    my ($self) = @_;
+    my $root = $self->{root};
+    my @modules = (qw(authz_core dir mime status), @{ $self->{modules} });
+    my %seen;
+    my $text = join '', load_mpm($self->{mpm}), load_modules(grep { !$seen{$_}++ } @modules),
+        $self->{probe} ? "LoadModule hybrid_probe_module $ENV{HYBRID_PROBE_SO}\nHybridProbeLog $root/probe\n" : '',
+        $> == 0 ? "User www-data\nGroup www-data\n" : '', <<CONF, $self->{mpm_conf}, "\n", $self->{conf}, "\n";
+ServerRoot $root
+DefaultRuntimeDir $root/run
+PidFile $root/httpd.pid
+Listen 127.0.0.1:\@PORT\@
+ServerName localhost
+DocumentRoot $root/docs
+TypesConfig /etc/mime.types
+ErrorLog $root/logs/error
+LogLevel $self->{level}
+ExtendedStatus On
+<Location /server-status>
+    SetHandler server-status
+</Location>
+CONF
+    $text =~ s/\@PORT(\d?)\@/$self->{ports}[($1 || 1) - 1]/g;
+    $text =~ s/\@ROOT\@/$root/g;
+    $text =~ s/\@DOCS\@/$root\/docs/g;
+    $text =~ s/\@MPM\@/$self->{mpm}/g;
+    return $text;
+}
+
+sub write_conf {
+    my ($self, $text) = @_;
+    open my $out, '>', "$self->{root}/httpd.conf" or die "httpd.conf: $!";
+    print $out $text;
+    close $out;
+}
+
+# Puts a file below DocumentRoot; returns its path.
+sub file {
+    my ($self, $name, $content, $mode) = @_;
+    my $path = "$self->{root}/docs/$name";
+    (my $folder = $path) =~ s{/[^/]+$}{};
+    make_path($folder);
+    open my $out, '>', $path or die "$path: $!";
+    print $out $content;
+    close $out;
+    chmod $mode // 0644, $path;
+    return $path;
+}
+
+sub root { $_[0]{root} }
+sub port { $_[0]{ports}[ ($_[1] || 1) - 1 ] }
+sub url  { 'http://127.0.0.1:' . $_[0]->port . ($_[1] // '/') }
+
+# A self-signed certificate in the server's folder; returns the directives for a TLS virtual host on @PORT2@.
+sub tls_vhost {
+    my ($self_or_class, $more) = @_;
+    return sprintf <<'CONF', $more // '';
+Listen 127.0.0.1:@PORT2@
+SSLSessionCache none
+<VirtualHost 127.0.0.1:@PORT2@>
+    SSLEngine on
+    SSLCertificateFile @ROOT@/cert.pem
+    SSLCertificateKeyFile @ROOT@/key.pem
+    %s
+</VirtualHost>
+CONF
+}
+
+sub make_certificate {
+    my ($self) = @_;
+    system(qw(openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost),
+        '-addext', 'basicConstraints=CA:FALSE', '-keyout', "$self->{root}/key.pem", '-out', "$self->{root}/cert.pem",
+        '-batch', '-quiet') == 0
+        or system("openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+            . " -addext basicConstraints=CA:FALSE -keyout $self->{root}/key.pem -out $self->{root}/cert.pem 2>/dev/null")
+        == 0 or die 'openssl req failed';
+}
+
+sub command {
+    my ($self, @more) = @_;
+    return ($HTTPD, '-d', $self->{root}, '-f', "$self->{root}/httpd.conf", @{ $self->{args} }, @more);
+}
+
+# Runs apache2 with `@arguments`, such as '-t', and waits for it: (exit status, everything it printed).
+sub run {
+    my ($self, @arguments) = @_;
+    my $pid = open(my $out, '-|') // die "fork: $!";
+    if ($pid == 0) {
+        open STDERR, '>&', \*STDOUT;
+        exec $self->command(@arguments) or POSIX::_exit(127);
+    }
+    local $/;
+    my $text = <$out>;
+    close $out;
+    return ($? >> 8, $text // '');
+}
+
+# Starts the server without waiting for it to be ready; its console output goes to logs/console.
+sub launch {
+    my ($self) = @_;
+    my $pid = fork // die "fork: $!";
+    if ($pid == 0) {
+        open STDIN, '<', '/dev/null';
+        open STDOUT, '>', "$self->{root}/logs/console";
+        open STDERR, '>&', \*STDOUT;
+        $ENV{$_} = $self->{env}{$_} for keys %{ $self->{env} || {} };
+        my @command = $self->command($self->{foreground} ? qw(-D FOREGROUND) : ());
+        if (my $limits = $self->{limits}) {
+            my %flag = (nofile => 'n', nproc => 'u');
+            my $ulimits = join ' ', map { "ulimit -$flag{$_} $limits->{$_};" } sort keys %$limits;
+            @command = ('bash', '-c', "$ulimits exec \"\$@\"", 'apache2', @command);
+        }
+        exec @command or POSIX::_exit(127);
+    }
+    $self->{launched} = $pid;
+    return $pid;
+}
+
+# Starts it and waits until it answers.
+sub start {
+    my ($self) = @_;
+    my $pid = $self->launch;
+    my $in_place = $self->{foreground} || grep { /^-X$|^ONE_PROCESS|^FOREGROUND|^NO_DETACH/ } @{ $self->{args} };
+    if (!$in_place) {
+        waitpid $pid, 0;
+        $self->fail("apache2 did not start (status $?)") if $?;
+        delete $self->{launched};
+    }
+    wait_for(sub { $self->answers }, 20) or $self->fail('does not answer');
+    $self->{pid} = $self->pid;
+    return $self;
+}
+
+sub answers {
+    my ($self) = @_;
+    return if !$self->pid;
+    my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $self->port, Timeout => 5) or return;
+    print $socket "OPTIONS * HTTP/1.0\r\n\r\n";
+    my $line = <$socket>;
+    return $line && $line =~ m{^HTTP/1\.1 };
+}
+
+# The pid in the PidFile; undef when there is none.
+sub pid {
+    my ($self) = @_;
+    open my $in, '<', "$self->{root}/httpd.pid" or return;
+    my $pid = <$in>;
+    return if !defined $pid;
+    chomp $pid;
+    return $pid;
+}
+
+sub signal {
+    my ($self, $name, $pid) = @_;
+    kill $name, $pid || $self->{pid} || $self->pid or $self->fail("can't send SIG$name");
+}
+
+sub alive { my ($self, $pid) = @_; return _alive($pid || $self->{pid}) }
+
+sub _alive {
+    my ($pid) = @_;
+    return 0 if !$pid;
+    waitpid $pid, WNOHANG; # it may be a child of ours
+    open my $in, '<', "/proc/$pid/stat" or return 0;
+    my $stat = <$in> // return 0;
+    return $stat !~ /\) Z /;
+}
+
+# Seconds until the server has gone after SIGTERM; dies when it has not after $limit.
+sub stop {
+    my ($self, $limit, $signal) = @_;
+    my $pid = $self->{pid} || $self->pid or return 0;
+    my $begin = monotonic();
+    kill $signal || 'TERM', $pid;
+    wait_for(sub { !_alive($pid) }, $limit || 15) or $self->fail('does not stop');
+    delete $self->{pid};
+    return monotonic() - $begin;
+}
+
+# graceful(): SIGUSR1, returns when the new generation is up and running. graceful_stop(): SIGWINCH.
+sub graceful { my ($self) = @_; return $self->_reload('USR1') }
+sub restart  { my ($self) = @_; return $self->_reload('HUP') }
+
+sub _reload {
+    my ($self, $signal) = @_;
+    my $before = () = $self->log =~ /AH00489/g;
+    $self->signal($signal);
+    $self->wait_log(sub { my $now = () = $_[0] =~ /AH00489/g; $now > $before }, 20);
+}
+
+# Pids of the children: processes whose parent is the server and that run the same program.
+sub children {
+    my ($self, $parent) = @_;
+    $parent ||= $self->{pid};
+    my @pids;
+    for my $folder (glob '/proc/[0-9]*') {
+        open my $in, '<', "$folder/stat" or next;
+        my $stat = <$in> // next;
+        my ($pid, $name, $state, $ppid) = $stat =~ /^(\d+) \((.*)\) (\S) (\d+)/ or next;
+        push @pids, $pid if $ppid == $parent && $name eq 'apache2' && $state ne 'Z';
+    }
+    return sort { $a <=> $b } @pids;
+}
+
+sub log {
+    my ($self) = @_;
+    return slurp("$self->{root}/logs/error");
+}
+
+# Waits for a pattern (or a function of the text) in the error log.
+sub wait_log {
+    my ($self, $pattern, $limit) = @_;
+    my $matches = ref $pattern eq 'CODE' ? $pattern : sub { $_[0] =~ $pattern };
+    wait_for(sub { $matches->($self->log) }, $limit // 10) or $self->fail("not in the log: $pattern");
+}
+
+# Lines of the probe's log, each { time, pid, tid, hook, and its key=value pairs }.
+sub probe {
+    my ($self) = @_;
+    my @lines;
+    for (split /\n/, slurp("$self->{root}/probe")) {
+        my ($time, $pid, $tid, $hook, $rest) = split ' ', $_, 5;
+        my %pairs = ($rest // '') =~ /(\w+)=(\S*)/g;
+        push @lines, { %pairs, time => $time, pid => $pid, tid => $tid, hook => $hook };
+    }
+    return @lines;
+}
+
+sub slurp {
+    my ($path) = @_;
+    open my $in, '<', $path or return '';
+    local $/;
+    return <$in> // '';
+}
+
+# server-status?auto as a hash; {Scoreboard} is the string. Asks on a connection of its own.
+sub status {
+    my ($self) = @_;
+    my $text = $self->get('/server-status?auto')->{body} or $self->fail('no server-status');
+    return { $text =~ /^([^:\n]+): (.*)$/mg };
+}
+
+# One GET on a new connection: { status, head, body }.
+sub get {
+    my ($self, $path, $header) = @_;
+    require Hybrid::Client;
+    my $client = Hybrid::Client->new($self->port);
+    $client->send("GET $path HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" . ($header // '') . "\r\n");
+    return $client->response;
+}
+
+sub fail {
+    my ($self, $why) = @_;
+    my @tail = split /\n/, $self->log;
+    splice @tail, 0, @tail - 25 if @tail > 25;
+    croak join "\n", "$self->{mpm} server: $why", slurp("$self->{root}/logs/console"), @tail, '';
+}
+
+sub DESTROY {
+    my ($self) = @_;
+    return if $self->{owner} != $$;
+    local ($?, $!, $@);
+    my $pid = $self->{pid} || $self->pid || $self->{launched};
+    if ($pid && _alive($pid)) {
+        my @family = ($pid, $self->children($pid));
+        kill 'TERM', $pid;
+        wait_for(sub { !_alive($pid) }, 5) or kill 'KILL', @family;
+    }
+    remove_tree($self->{root}) if !$ENV{HYBRID_KEEP};
+}
+
+1;
