@@ -8,7 +8,8 @@ MODS_ENABLED := $(SYSCONFDIR)/mods-enabled
 #: install      installs the module where apxs says, and mods-available/mpm_hybrid.* where there is such a folder
 install: all
 	$(INSTALL) -d '$(DESTDIR)$(LIBEXECDIR)'
-	$(INSTALL) -m 644 build/out/mod_mpm_hybrid.so '$(DESTDIR)$(LIBEXECDIR)/mod_mpm_hybrid.so'
+	$(APXS) -S LIBEXECDIR='$(DESTDIR)$(LIBEXECDIR)' -i -n mpm_hybrid build/out/mod_mpm_hybrid.so >/dev/null 2>&1
+	@test -s '$(DESTDIR)$(LIBEXECDIR)/mod_mpm_hybrid.so'
 	@if [ -d '$(MODS_AVAILABLE)' ]; then \
 	    build/install-conf '$(DESTDIR)$(MODS_AVAILABLE)'; \
 	else \
