@@ -27,6 +27,14 @@
 extern "C" __attribute__((visibility("default"))) module AP_MODULE_DECLARE_DATA mpm_hybrid_module;
 APLOG_USE_MODULE(mpm_hybrid);
 
+// What older httpds lack; configure asks the headers.
+#ifndef HYBRID_HAVE_AP_THREAD_CREATE
+#define ap_thread_create apr_thread_create
+#endif
+#ifndef HYBRID_HAVE_CHILD_STOPPING
+inline void ap_run_child_stopping(apr_pool_t *, int) {}
+#endif
+
 /// The number of a message that is ours; those that are mpm_event's keep its APLOGNO.
 #define HYBLOGNO(n) "HYB" #n ": "
 
