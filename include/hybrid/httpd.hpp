@@ -31,6 +31,12 @@ APLOG_USE_MODULE(mpm_hybrid);
 #ifndef HYBRID_HAVE_AP_THREAD_CREATE
 #define ap_thread_create apr_thread_create
 #endif
+#ifndef HYBRID_HAVE_AP_PRE_CONNECTION
+inline int ap_pre_connection(conn_rec *c, void *csd)
+{
+    return ap_run_pre_connection(c, csd);
+}
+#endif
 #ifndef HYBRID_HAVE_CHILD_STOPPING
 inline void ap_run_child_stopping(apr_pool_t *, int) {}
 #endif
