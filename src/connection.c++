@@ -109,12 +109,15 @@ void Connection::on_pre_read_request(request_rec *r, conn_rec *c)
         return;
     connection->request_ = r;
     connection->timeouts_of_ = ap_server_conf;
-    apr_pool_cleanup_register(r->pool, connection, on_request_cleanup, apr_pool_cleanup_null);
+    apr_pool_cleanup_register(r->pool, r, on_request_cleanup, apr_pool_cleanup_null);
 }
 
-apr_status_t Connection::on_request_cleanup(void *self)
+// With pipelining the next request may have begun before this one was written and went.
+apr_status_t Connection::on_request_cleanup(void *request)
 {
-    static_cast<Connection *>(self)->request_ = nullptr;
+    Connection *connection = of(static_cast<request_rec *>(request)->connection);
+    if (connection && connection->request_ == request)
+        connection->request_ = nullptr;
     return APR_SUCCESS;
 }
 

@@ -11,7 +11,7 @@ namespace {
 
 constexpr Duration kEndLingerTime = seconds(2); // for every lingering close once the child ends (S20)
 constexpr Duration kReviewPeriod = seconds(1);  // suspended connections, for modules with threads of their own
-constexpr int kLingerReads = 8;                 // before others have their turn
+constexpr int kLingerReads = 16;                // before others have their turn
 
 } // namespace
 
@@ -87,7 +87,7 @@ void Listener::follow_mode(Time now)
     seen_mode_ = mode;
     if (mode == Mode::Hurry)
         shed_idle();
-    scheduler_.limit(std::max(slot_.connections(), 1u)); // more workers than connections have nothing to wait for
+    scheduler_.limit(slot_.connections() + 1); // one for each, and one for timers: more have nothing to wait for
 }
 
 // Every connection has gone. Those that stay suspended with nothing left in this child that could let them go (its
@@ -155,7 +155,7 @@ void Listener::on_ready(Connection &connection)
 void Listener::on_lingering(Connection &connection)
 {
     connection.transit(ConnEvent::IoReady);
-    char nowhere[16 * 1024];
+    char nowhere[8 * 1024];
     apr_status_t rv = APR_SUCCESS;
     for (int i = 0; i < kLingerReads && rv == APR_SUCCESS; ++i) {
         apr_size_t length = sizeof nowhere;

@@ -67,7 +67,7 @@ class Connection : public Runnable, public Timed, public PollTarget {
     friend struct ConnectionCloser;
     Connection(apr_socket_t *socket, apr_pool_t *pool, Pools &pools, Slot &slot, Run turn);
     static apr_status_t on_pool_cleanup(void *self);
-    static apr_status_t on_request_cleanup(void *self);
+    static apr_status_t on_request_cleanup(void *request);
 
     Pools &pools_;
     Slot &slot_;
