@@ -283,7 +283,7 @@ void test_no_wake_is_lost()
         const Time limit = later(now(), seconds(30));
         while (answered < i && now() < limit)
             sched_yield();
-        must([&] { return answered >= i; }, "a wake was lost");
+        must([&] { return answered >= i; }, "no wake is lost");
     }
     waiter.join();
     is(answered, kRounds, "no wake is lost, whenever it comes");

@@ -3,6 +3,7 @@
 #include "hybrid/scheduler.hpp"
 #include "tap.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <sched.h>
@@ -111,6 +112,8 @@ class Crew {
     /// Requires: nobody is kept from leaving.
     void join()
     {
+        must([this] { return std::ranges::all_of(workers_, [](const Worker &worker) { return worker.left.load(); }); },
+             "every worker leaves");
         for (std::thread &thread : threads_)
             thread.join();
         threads_.clear();
@@ -163,8 +166,10 @@ class Crew {
 
     void has_left(const std::string &who, const char *what)
     {
-        eventually([&] { return left() == who; });
-        is(left(), who, what);
+        if (eventually([&] { return left() == who; }))
+            ok(true, "%s", what);
+        else if (!is(left(), who, what)) // who should have left is parked, or somebody left who is needed
+            bail_out("workers are not where they should be");
     }
 
     /// workers/parked/queued
@@ -642,7 +647,7 @@ void test_stress_with_stop()
 
 int main()
 {
-    alarm(240);
+    alarm(120);
     test_load();
     test_load_parked();
     test_fifo();

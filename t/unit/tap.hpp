@@ -56,15 +56,20 @@ bool eventually(Condition so)
     return true;
 }
 
-/// As eventually(), where going on would only hang.
+/// Where going on would only hang or crash.
+[[noreturn]] inline void bail_out(const char *what)
+{
+    std::printf("Bail out! %s\n", what);
+    std::fflush(stdout);
+    _exit(1);
+}
+
+/// As eventually(), but bails out with what was expected.
 template <class Condition>
 void must(Condition so, const char *what)
 {
-    if (eventually(so))
-        return;
-    std::printf("Bail out! waited in vain: %s\n", what);
-    std::fflush(stdout);
-    _exit(1);
+    if (!eventually(so))
+        bail_out(what);
 }
 
 /// The plan, and what main() returns.
