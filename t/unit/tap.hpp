@@ -56,10 +56,10 @@ bool eventually(Condition so)
     return true;
 }
 
-/// Where going on would only hang or crash.
+/// Where going on would only hang.
 [[noreturn]] inline void bail_out(const char *what)
 {
-    std::printf("Bail out! %s\n", what);
+    std::printf("Bail out! waited in vain: %s\n", what);
     std::fflush(stdout);
     _exit(1);
 }
