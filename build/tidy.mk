@@ -6,11 +6,12 @@ CLANG_FORMAT ?= $(firstword $(foreach f,clang-format clang-format-14,$(shell com
 CLANG_TIDY ?= $(firstword $(foreach t,clang-tidy clang-tidy-14,$(shell command -v $(t))))
 
 .PHONY: style format headers clang tidy
-#: style        format, layers, sizes, every header by itself
+#: style        format, layers, sizes, message numbers, every header by itself
 style: headers
 	$(QUIET)$(CLANG_FORMAT) --dry-run --Werror $(CXX_FILES)
 	$(QUIET)build/check-layers
 	$(QUIET)build/check-sizes
+	$(QUIET)build/check-messages
 
 #: format       formats the source
 format:

@@ -154,7 +154,7 @@ void Child::make_runtime()
     workers_ = std::make_unique<Workers>(config, *slot_, scheduler_, *listener_);
     if (const int error = listener_->open()) {
         ap_log_error(APLOG_MARK, APLOG_ALERT, error, ap_server_conf,
-                     HYBLOGNO(0006) "can't make the descriptors a child needs");
+                     HYBLOGNO(0008) "can't make the listener's descriptors");
         exit_child(APEXIT_CHILDSICK);
     }
 }
