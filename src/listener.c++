@@ -202,7 +202,7 @@ void Listener::park(ConnectionPtr connection, Readiness what, Duration length)
         if (error)
             deadlines.remove(parked);
         else
-            connection.release();
+            static_cast<void>(connection.release()); // it is the listener's now
     }
     if (error) {
         ap_log_cerror(APLOG_MARK, APLOG_ERR, error, parked.record(),
