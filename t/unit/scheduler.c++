@@ -267,9 +267,29 @@ void test_fifo()
     crew.scheduler.push(notes[5]);
     must([&] { return notes[5].runs == 1; }, "the last one is done");
     is(places(notes), "1 2 3 4 5 6", "also when the queue was empty in between");
-    crew.scheduler.push(notes[0]);
-    must([&] { return notes[0].runs == 2; }, "a Runnable is pushed again");
-    ok(true, "and the same Runnable can be pushed again");
+}
+
+/// As connections come again and again, in ever other neighbourhoods.
+void test_pushed_again()
+{
+    std::atomic<int> counter = 0;
+    std::deque<Note> notes;
+    for (int i = 0; i < 3; ++i)
+        notes.emplace_back(counter);
+    Job jobs[3];
+    Crew crew(1);
+    const int orders[3][3] = {{0, 1, 2}, {2, 1, 0}, {1, 0, -1}};
+    const char *wanted[3] = {"1 2 3", "6 5 4", "8 7 4"};
+    for (int round = 0; round < 3; ++round) {
+        crew.scheduler.push(jobs[round]);
+        jobs[round].runner();
+        for (const int i : orders[round])
+            if (i >= 0)
+                crew.scheduler.push(notes[i]);
+        crew.end_and_park(jobs[round]);
+        is(places(notes), wanted[round], "pushed again, in another order: each is run once more, in that order");
+    }
+    is(crew.load(), "1/1/0", "and nothing is left");
 }
 
 void test_lifo()
@@ -485,10 +505,25 @@ void test_park_hook()
     d.may_end.open();
     crew.is_parked(1);
     is(hook.calls, 2, "tell_when_parked: told when it parks under a limit");
+}
+
+void test_park_hook_and_leaving()
+{
+    Hook hook;
+    Job a;
+    Crew crew(2);
+    crew.scheduler.push(a);
+    a.runner();
     crew.scheduler.tell_when_parked(hook.hook());
     crew.scheduler.limit(0);
-    crew.has_left("0 1", "tell_when_parked: all leave");
-    is(hook.calls, 2, "tell_when_parked: leaving is not parking");
+    crew.has_left("0", "tell_when_parked: the idle one leaves");
+    is(hook.calls, 0, "tell_when_parked: leaving is not parking");
+    a.may_end.open();
+    crew.has_left("0 1", "tell_when_parked: the busy one leaves");
+    is(hook.calls, 0, "tell_when_parked: nor is that");
+    crew.scheduler.limit(1);
+    crew.add();
+    is(hook.calls, 1, "tell_when_parked: but then one parks");
 }
 
 /// Asked for while a worker is on its way to park: either it is seen to have parked, or it tells. Nothing between.
@@ -651,6 +686,7 @@ int main()
     test_load();
     test_load_parked();
     test_fifo();
+    test_pushed_again();
     test_lifo();
     test_limit_idle();
     test_limit_busy();
@@ -659,6 +695,7 @@ int main()
     test_stop_with_work();
     test_stop_after_handing_over();
     test_park_hook();
+    test_park_hook_and_leaving();
     test_park_hook_race();
     test_stress();
     test_stress_with_limits();
