@@ -240,6 +240,7 @@ void test_wake_before()
     ok(reports(poller, pair, EPOLLIN), "woken after there is something: only that is reported");
     ok(reports(poller, pair, EPOLLIN), "and again");
     pair.hear();
+    ok(silent(poller), "nothing is left");
     poller.wake();
     pair.say();
     ok(reports(poller, pair, EPOLLIN), "woken before there is something: only that is reported");

@@ -475,8 +475,10 @@ struct Hook {
 
 void test_park_hook()
 {
+    std::atomic<int> counter = 0;
+    Note note(counter);
     Hook hook, other;
-    Job a, b, c, d;
+    Job a, b, c, d, e;
     Crew crew(2);
     crew.scheduler.tell_when_parked(hook.hook());
     is(hook.calls, 0, "tell_when_parked: those parked already don't count");
@@ -505,6 +507,14 @@ void test_park_hook()
     d.may_end.open();
     crew.is_parked(1);
     is(hook.calls, 2, "tell_when_parked: told when it parks under a limit");
+
+    crew.scheduler.push(e);
+    e.runner();
+    crew.scheduler.tell_when_parked(hook.hook());
+    crew.scheduler.push(note);
+    crew.end_and_park(e);
+    is(note.runs, 1, "tell_when_parked: work that waits is done first");
+    is(hook.calls, 3, "tell_when_parked: and then it is told");
 }
 
 void test_park_hook_and_leaving()
@@ -545,6 +555,8 @@ void test_park_hook_race()
         scheduler.tell_when_parked(hook.hook());
         if (!scheduler.load().parked) {
             ++told;
+            for (int spin = 0; spin < 10000 && hook.calls == 0; ++spin) {
+            }
             must([&] { return hook.calls == 1; }, "a worker that parks after tell_when_parked() tells");
             parked_when_told = parked_when_told && scheduler.load().parked == 1;
         }
