@@ -84,6 +84,9 @@ sub new {
     chmod 0755, $self->{root};
     make_path("$self->{root}/docs", "$self->{root}/logs", "$self->{root}/run");
     chmod 0777, "$self->{root}/logs", "$self->{root}/run", $self->{root};
+    open my $probe, '>', "$self->{root}/probe" or die "probe: $!"; # root and the server's user write to it
+    close $probe;
+    chmod 0666, "$self->{root}/probe";
     $self->{ports} = [ map { free_port() } 1 .. 3 ];
     $self->file('index.html', "hello\n");
     $self->write_conf($self->conf_text);
@@ -161,12 +164,9 @@ CONF
 
 sub make_certificate {
     my ($self) = @_;
-    system(qw(openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost),
-        '-addext', 'basicConstraints=CA:FALSE', '-keyout', "$self->{root}/key.pem", '-out', "$self->{root}/cert.pem",
-        '-batch', '-quiet') == 0
-        or system("openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
-            . " -addext basicConstraints=CA:FALSE -keyout $self->{root}/key.pem -out $self->{root}/cert.pem 2>/dev/null")
-        == 0 or die 'openssl req failed';
+    system('openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext basicConstraints=CA:FALSE'
+            . " -keyout $self->{root}/key.pem -out $self->{root}/cert.pem 2>/dev/null") == 0
+        or die 'openssl req failed';
 }
 
 sub command {
@@ -276,9 +276,9 @@ sub restart  { my ($self) = @_; return $self->_reload('HUP') }
 
 sub _reload {
     my ($self, $signal) = @_;
-    my $before = () = $self->log =~ /AH00489/g;
+    my $before = () = $self->log =~ /AH00489|AH00292|AH00163/g;
     $self->signal($signal);
-    $self->wait_log(sub { my $now = () = $_[0] =~ /AH00489/g; $now > $before }, 20);
+    $self->wait_log(sub { my $now = () = $_[0] =~ /AH00489|AH00292|AH00163/g; $now > $before }, 20);
 }
 
 # Pids of the children: processes whose parent is the server and that run the same program.
@@ -292,7 +292,8 @@ sub children {
         my ($pid, $name, $state, $ppid) = $stat =~ /^(\d+) \((.*)\) (\S) (\d+)/ or next;
         push @pids, $pid if $ppid == $parent && $name eq 'apache2' && $state ne 'Z';
     }
-    return sort { $a <=> $b } @pids;
+    @pids = sort { $a <=> $b } @pids;
+    return @pids;
 }
 
 sub log {
