@@ -3,7 +3,7 @@
 #include "hybrid/mutex.hpp"
 #include "tap.hpp"
 
-#include <atomic>
+#include <sched.h>
 #include <thread>
 #include <vector>
 
@@ -27,8 +27,9 @@ void test_exclusion()
         threads.emplace_back([&counter] {
             for (int k = 0; k < kRounds; ++k) {
                 const Lock lock(counter.mu);
-                // Not a single instruction, so that two at a time would lose counts.
-                volatile long seen = counter.value;
+                const long seen = counter.value;
+                if (k % 500 == 0)
+                    sched_yield(); // on a busy machine, too, the others would come between
                 counter.value = seen + 1;
             }
         });
