@@ -1,0 +1,113 @@
+# What runs out, and what is wrong: one clear line, and the service goes on, or does not start; never half a server.
+
+use strict;
+use warnings;
+use Test::More;
+use IO::Socket::INET;
+use Hybrid::Load qw(wrk run_command);
+use Hybrid::Server;
+use Hybrid::Wait;
+
+my $mpm = Hybrid::Server::mpm();
+
+# Starts a server that is expected not to come up: what it said, and whether anything is left of it.
+sub refused {
+    my ($s) = @_;
+    my $pid = $s->launch;
+    my $gone = wait_for(sub { !Hybrid::Server::_alive($pid) }, 15);
+    ok $gone, 'the command ends';
+    my $left = wait_for(sub { my $daemon = $s->pid; !$daemon || !Hybrid::Server::_alive($daemon) }, 15);
+    ok $left, 'and no server is left';
+    return Hybrid::Server::slurp($s->root . '/logs/console') . $s->log;
+}
+
+subtest 'a busy port' => sub {
+    my $s = Hybrid::Server->new;
+    my $owner = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $s->port, Listen => 1) or die $!;
+    like refused($s), qr/AH00072: .*could not bind to address.*no listening sockets available, shutting down/s, 'said on the console';
+};
+
+subtest 'no Listen' => sub {
+    my $s = Hybrid::Server->new;
+    (my $conf = $s->conf_text) =~ s/^Listen.*\n//m;
+    $s->write_conf($conf);
+    like refused($s), qr/no listening sockets available/, 'said on the console';
+};
+
+subtest 'a user that does not exist' => sub {
+    plan skip_all => 'only root changes its user' if $> != 0;
+    my $s = Hybrid::Server->new;
+    (my $conf = $s->conf_text) =~ s/^User .*/User no-such-user-here/m;
+    $s->write_conf($conf);
+    like refused($s), qr/bad user name no-such-user-here/, 'said on the console';
+};
+
+subtest 'a module that is not there' => sub {
+    my $s = Hybrid::Server->new;
+    $s->write_conf("LoadModule nothing_module /nowhere/mod_nothing.so\n" . $s->conf_text);
+    like refused($s), qr/Cannot load \/nowhere\/mod_nothing.so/, 'said on the console';
+};
+
+subtest 'K14: no descriptors' => sub {
+    my $s = Hybrid::Server->new(limits => { nofile => 60 }, level => 'notice')->start;
+    my @children = $s->children;
+    my $load = wrk(200, 2, $s->url('/'));
+    cmp_ok $load->{requests}, '>', 100, 'requests are answered';
+    if ($mpm eq 'hybrid') {
+        is $load->{bad}, 0, 'all with what they asked for';
+        is $load->{errors}, 0, 'no connection is lost';
+        my %now = map { $_ => 1 } $s->children;
+        is scalar(grep { !$now{$_} } @children), 0, 'no child is given up';
+        my %said;
+        $said{$_}++ for $s->log =~ /^.*pid (\d+).*HYB0001/mg;
+        cmp_ok scalar(keys %said), '>', 0, 'the log says so';
+        is scalar(grep { $_ > 1 } values %said), 0, 'once for each child';
+    }
+    else {
+        cmp_ok $load->{bad} + $load->{errors}, '>', 0, 'difference: with this MPM requests or connections are lost';
+        return;
+    }
+    ok wait_for(sub { $s->status->{ConnsTotal} <= 1 }, 10), 'afterwards it serves on';
+    is $s->get('/')->{body}, "hello\n", 'and takes new connections';
+};
+
+# A system user of our own: the limit counts all processes of a user, and root has none.
+my $user = 'hybrid-test';
+my $made = $> == 0 && !getpwnam $user && system("useradd --system --no-create-home $user 2>/dev/null") == 0;
+END { local $?; system("userdel $user 2>/dev/null") if $made }
+
+sub short_of_threads {
+    my ($threads) = @_;
+    my $s = Hybrid::Server->new(limits => { nproc => $threads }, mpm_conf => <<'CONF');
+StartServers 1
+ThreadsPerChild 20
+MaxRequestWorkers 20
+MinSpareThreads 1
+MaxSpareThreads 40
+CONF
+    (my $conf = $s->conf_text) =~ s/^User .*/User $user/m;
+    $s->write_conf($conf);
+    return $s;
+}
+
+subtest 'fewer threads than wanted' => sub {
+    plan skip_all => 'needs root, and a user of its own' if !$made;
+    plan skip_all => 'event gives such a child up' if $mpm ne 'hybrid';
+    my $s = short_of_threads(8)->start;
+    is scalar(() = $s->log =~ /HYB0002: could start only \d of 20/g), 1, 'one line says how many there are';
+    is $s->get('/')->{body}, "hello\n", 'and they serve';
+    cmp_ok wrk(16, 1, $s->url('/'))->{requests}, '>', 10, 'also more clients than threads';
+    is $s->status->{ServerMPM}, 'hybrid', 'mod_status answers';
+    cmp_ok $s->stop, '<', 5, 'it stops as usual';
+};
+
+subtest 'no threads at all' => sub {
+    plan skip_all => 'needs root, and a user of its own' if !$made;
+    plan skip_all => 'prefork has none' if $mpm eq 'prefork';
+    my $s = short_of_threads(1);
+    my $said = refused($s);
+    like $said, qr/unable to create .*thread/, 'the child says what it lacks';
+    like $said, qr/A resource shortage or other unrecoverable failure/, 'and the server that it gives up';
+};
+
+done_testing;
