@@ -1,0 +1,232 @@
+# The server's life by signals: start, stop, restart, reload, and what becomes of requests meanwhile (parity G, K05, K06,
+# K20, P11).
+
+use strict;
+use warnings;
+use Test::More;
+use Hybrid::Client;
+use Hybrid::Server;
+use Hybrid::Wait;
+
+my $mpm = Hybrid::Server::mpm();
+plan skip_all => 'worker says it in other words' if $mpm eq 'worker';
+
+sub server {
+    my (%option) = @_;
+    return Hybrid::Server->new(probe => 1, mpm_conf => ($option{mpm} // <<'MPM'), conf => <<"CONF")->start;
+StartServers 2
+ThreadsPerChild 4
+MaxRequestWorkers 16
+MinSpareThreads 4
+MaxSpareThreads 16
+MPM
+@{[ $option{conf} // '' ]}
+<Location /sleep>
+    SetHandler hybrid-sleep
+</Location>
+<Location /crash>
+    SetHandler hybrid-crash
+</Location>
+<Location /conn>
+    SetHandler hybrid-conn
+</Location>
+CONF
+}
+
+# Sends a request that holds a worker, and returns when a worker has it.
+sub hold {
+    my ($s, $ms) = @_;
+    my $before = grep { $_->{hook} eq 'sleep' } $s->probe;
+    my $client = Hybrid::Client->new($s->port);
+    $client->send("GET /sleep?ms=$ms HTTP/1.1\r\nHost: x\r\n\r\n");
+    wait_for(sub { (grep { $_->{hook} eq 'sleep' } $s->probe) > $before }, 10) or $s->fail('no worker took it');
+    return $client;
+}
+
+sub gone { my ($s, $pid) = @_; return !Hybrid::Server::_alive($pid) }
+
+subtest 'G01: TERM and INT stop it, and remove the pid file' => sub {
+    for my $signal (qw(TERM INT)) {
+        my $s = server();
+        my @children = $s->children;
+        cmp_ok $s->stop(15, $signal), '<', 5, "SIG$signal";
+        ok !-e $s->root . '/httpd.pid', 'no pid file is left';
+        ok wait_for(sub { !grep { Hybrid::Server::_alive($_) } @children }, 5), 'no child is left';
+        like $s->log, qr/AH00491: caught SIGTERM, shutting down/, 'the log says so';
+    }
+};
+
+subtest 'G02: WINCH stops it gracefully' => sub {
+    my $s = server();
+    my $client = hold($s, 1500);
+    my $idle = Hybrid::Client->new($s->port);
+    is $idle->get('/')->{status}, 200, 'an idle connection';
+    $s->signal('WINCH');
+    ok wait_for(sub { !-e $s->root . '/httpd.pid' }, 5), 'the pid file is removed at once';
+    ok wait_for(sub { !eval { Hybrid::Client->new($s->port) } }, 5), 'new connections are refused';
+    like $client->response->{body}, qr/^slept/, 'the request in work is answered';
+    if ($mpm eq 'hybrid') {
+        is $idle->get('/')->{header}{connection}, 'close', 'and so is the next one on the idle connection (K04)';
+    }
+    ok wait_for(sub { gone($s, $s->{pid}) }, 15), 'then it ends';
+    like $s->log, qr/AH00492: caught SIGWINCH, shutting down gracefully/, 'the log says so';
+};
+
+subtest 'K06, X23: GracefulShutdownTimeout is kept' => sub {
+    my $s = server(conf => 'GracefulShutdownTimeout 2');
+    my $client = hold($s, 20_000);
+    my $begin = monotonic();
+    $s->signal('WINCH');
+    ok wait_for(sub { gone($s, $s->{pid}) }, 20), 'it ends before its request';
+    my $took = monotonic() - $begin;
+    cmp_ok $took, '>', 1.5, 'not before the time';
+    if ($mpm eq 'hybrid') { cmp_ok $took, '<', 4, 'and soon after it' }
+    else { cmp_ok $took, '>', 4, 'difference: long after it' }
+};
+
+subtest 'G03: TERM ends a graceful stop' => sub {
+    my $s = server();
+    my $client = hold($s, 20_000);
+    $s->signal('WINCH');
+    $s->wait_log(qr/AH00492/);
+    my $begin = monotonic();
+    $s->signal('TERM');
+    ok wait_for(sub { gone($s, $s->{pid}) }, 20), 'it ends';
+    cmp_ok monotonic() - $begin, '<', 4, 'at once' if $mpm eq 'hybrid';
+};
+
+subtest 'S65, K06: stop does not wait for a hanging request' => sub {
+    my $s = server();
+    my $client = hold($s, 20_000);
+    my $took = $s->stop(20);
+    cmp_ok $took, '<', 3, 'it has stopped' if $mpm eq 'hybrid';
+    ok $client->is_closed(5), 'the client hears it';
+};
+
+subtest 'K06: nor does stop after graceful' => sub {
+    my $s = server();
+    my $client = hold($s, 20_000);
+    my ($old) = grep { $_->{hook} eq 'sleep' } $s->probe;
+    $s->graceful;
+    my $took = $s->stop(25);
+    if ($mpm eq 'hybrid') { cmp_ok $took, '<', 3, 'it has stopped' }
+    else { cmp_ok $took, '>', 3, 'difference: it waits and has to kill' }
+    ok gone($s, $old->{pid}), 'the old child, too';
+};
+
+subtest 'G05, B17: HUP restarts, cuts requests off, and counts from zero' => sub {
+    my $s = server();
+    $s->get('/') for 1 .. 5;
+    cmp_ok $s->status->{'Total Accesses'}, '>=', 5, 'accesses were counted';
+    my @before = $s->children;
+    my $client = hold($s, 8_000);
+    $s->restart;
+    ok $client->is_closed(5), 'the request in work is cut off';
+    my %now = map { $_ => 1 } $s->children;
+    is scalar(grep { $now{$_} } @before), 0, 'all children are new';
+    cmp_ok $s->status->{'Total Accesses'}, '<', 5, 'the counters begin anew';
+    is $s->status->{ParentServerMPMGeneration}, 1, 'the next generation';
+    like $s->log, qr/AH00494: SIGHUP received\.  Attempting to restart/, 'the log says so';
+};
+
+subtest 'G04: USR1 keeps counters and requests' => sub {
+    my $s = server();
+    $s->get('/') for 1 .. 5;
+    my $client = hold($s, 2_000);
+    $s->graceful;
+    like $client->response->{body}, qr/^slept/, 'the request in work is answered';
+    cmp_ok $s->status->{'Total Accesses'}, '>=', 5, 'the counters go on';
+    like $s->log, qr/AH00493: SIGUSR1 received\.  Doing graceful restart/, 'the log says so';
+    like $s->log, qr/Child 0 started: pid \d+, gen 0, active \d+\/4, total \d+\/\d+\/16$/m, 'children in event\'s words';
+    ok wait_for(sub { $s->log =~ /Child 0 stopped: pid \d+, gen 0, active \d+\/4, total \d+\/\d+\/16, quiescing 2$/m }, 15),
+        'their ends, too';
+};
+
+subtest 'K05, X22: a reload while all old workers are busy' => sub {
+    my $s = server(mpm => "StartServers 1\nServerLimit 4\nThreadsPerChild 2\nMaxRequestWorkers 4\nMinSpareThreads 1\nMaxSpareThreads 4");
+    my @busy = map { hold($s, 4_000) } 1 .. 2;
+    $s->signal('USR1');
+    $s->wait_log(qr/AH00493/);
+    my $begin = monotonic();
+    is $s->get('/')->{status}, 200, 'a new request is answered';
+    my $took = monotonic() - $begin;
+    cmp_ok $took, '<', 0.7, 'at once' if $mpm eq 'hybrid';
+    like $_->response->{body}, qr/^slept/, 'and the old ones are' for @busy;
+};
+
+subtest 'G07: a storm of signals ends in the strongest' => sub {
+    my $s = server();
+    for (1 .. 20) { $s->signal('USR1'); select undef, undef, undef, 0.01 } # a storm has gaps
+    $s->signal('HUP');
+    ok wait_for(sub { $s->log =~ /AH00494/ && $s->answers }, 20), 'a hard restart after twenty graceful ones';
+    is $s->get('/')->{status}, 200, 'it serves';
+    $s->signal('USR1');
+    $s->signal('HUP');
+    $s->signal('TERM');
+    ok wait_for(sub { gone($s, $s->{pid}) }, 20), 'and stops when told everything at once';
+    unlike $s->log, qr/:(?:crit|alert|emerg)\]|AH00052/, 'without a crash';
+};
+
+subtest 'G10: signals to one child' => sub {
+    plan skip_all => 'event\'s children ignore them' if $mpm ne 'hybrid';
+    my $s = server();
+    my ($victim, $other) = $s->children;
+    kill 'TERM', $victim;
+    ok wait_for(sub { gone($s, $victim) }, 10), 'TERM ends it';
+    is $s->get('/')->{status}, 200, 'the server goes on';
+    my $client = Hybrid::Client->new($s->port);
+    $client->get('/');
+    my ($second) = $client->get('/conn')->{body} =~ /pid=(\d+)/;
+    kill 'USR1', $second;
+    ok wait_for(sub { $s->log =~ /Child \d+ quiescing: pid $second/ || gone($s, $second) }, 10), 'USR1 ends one gracefully';
+    is $client->get('/')->{header}{connection}, 'close', 'after its client\'s next answer';
+    ok wait_for(sub { gone($s, $second) }, 10), 'then it is gone';
+    ok wait_for(sub { $s->children }, 10), 'there are children again';
+    is $s->get('/')->{status}, 200, 'the server goes on';
+};
+
+subtest 'P11: a crash' => sub {
+    my $s = server();
+    my $bystander = Hybrid::Client->new($s->port);
+    my ($own) = $bystander->get('/conn')->{body} =~ /pid=(\d+)/;
+    my $crashed;
+    for (1 .. 20) { # until it hits the other child
+        my $client = Hybrid::Client->new($s->port);
+        ($crashed) = $client->get('/conn')->{body} =~ /pid=(\d+)/;
+        next if $crashed == $own;
+        $client->send("GET /crash HTTP/1.1\r\nHost: x\r\n\r\n");
+        ok $client->is_closed(10), 'its client is cut off';
+        last;
+    }
+    SKIP: {
+        skip 'all connections came to one child', 3 if $crashed == $own;
+        ok wait_for(sub { $s->log =~ /AH00052: child pid $crashed exit signal/ }, 10), 'the log says who crashed';
+        ok wait_for(sub { $s->children == 2 }, 10), 'it is replaced';
+        is $bystander->get('/')->{status}, 200, 'others did not notice';
+    }
+    my ($victim) = $s->children;
+    kill 'KILL', $victim;
+    ok wait_for(sub { gone($s, $victim) && $s->children == 2 }, 10), 'so is one that is killed';
+    is $s->get('/')->{status}, 200, 'it serves';
+};
+
+subtest 'K20: a killed parent' => sub {
+    my $s = server();
+    my @children = $s->children;
+    my $client = hold($s, 20_000);
+    kill 'KILL', $s->{pid};
+    my $all_gone = sub { !grep { Hybrid::Server::_alive($_) } @children };
+    if ($mpm eq 'hybrid') {
+        ok wait_for($all_gone, 3), 'takes its children along';
+        ok !eval { Hybrid::Client->new($s->port) }, 'and the port is free';
+    }
+    else {
+        ok !wait_for($all_gone, 2), 'difference: its children live on';
+        ok eval { Hybrid::Client->new($s->port) }, 'and hold the port';
+        kill 'KILL', @children;
+    }
+    delete $s->{pid};
+    unlink $s->root . '/httpd.pid';
+};
+
+done_testing;
