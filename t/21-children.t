@@ -1,0 +1,119 @@
+# How many children there are, and which (parity P, H04, H05, K16, B14).
+
+use strict;
+use warnings;
+use Test::More;
+use Hybrid::Client;
+use Hybrid::Server;
+use Hybrid::Wait;
+
+my $mpm = Hybrid::Server::mpm();
+plan skip_all => 'the rules are event\'s' if $mpm eq 'worker';
+
+sub server {
+    my ($mpm_conf, %option) = @_;
+    return Hybrid::Server->new(probe => 1, mpm_conf => $mpm_conf, %option, conf => <<'CONF')->start;
+<Location /sleep>
+    SetHandler hybrid-sleep
+</Location>
+<Location /conn>
+    SetHandler hybrid-conn
+</Location>
+CONF
+}
+
+# $count requests that each hold a worker for $ms; returns when all have one.
+sub hold {
+    my ($s, $count, $ms) = @_;
+    my $want = $count + grep { $_->{hook} eq 'sleep' } $s->probe;
+    my @clients = map {
+        my $client = Hybrid::Client->new($s->port);
+        $client->send("GET /sleep?ms=$ms HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        $client;
+    } 1 .. $count;
+    wait_for(sub { (grep { $_->{hook} eq 'sleep' } $s->probe) >= $want }, 20) or $s->fail("not $count at work");
+    return @clients;
+}
+
+subtest 'P09, P20: the start' => sub {
+    my $s = server("StartServers 3\nThreadsPerChild 2\nMaxRequestWorkers 12\nMinSpareThreads 1\nMaxSpareThreads 12");
+    is scalar($s->children), 3, 'StartServers children';
+    is join(' ', $s->log =~ /Child (\d+) started/g), '0 1 2', 'in slots from the first on';
+    like $s->log, qr/AH00489: .* configured -- resuming normal operations.*AH00490: Server built: .*AH00094: Command line:/s,
+        'event\'s lines';
+};
+
+subtest 'P04, P05, P07: more when there are too few idle ones, up to MaxRequestWorkers' => sub {
+    my $s = server("StartServers 1\nThreadsPerChild 2\nMaxRequestWorkers 6\nMinSpareThreads 2\nMaxSpareThreads 6");
+    my @clients = hold($s, 6, 4_000);
+    is scalar($s->children), 3, 'as many as MaxRequestWorkers allows';
+    my @more = map {
+        my $client = Hybrid::Client->new($s->port);
+        $client->send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        $client;
+    } 1 .. 4;
+    $s->wait_log(qr/AH00484: server reached MaxRequestWorkers setting, consider raising the MaxRequestWorkers setting/, 10);
+    is scalar(grep { $_->response->{status} == 200 } @clients, @more), 10, 'who came too late waits and is answered';
+    is scalar(() = $s->log =~ /AH00484/g), 1, 'and that was said once';
+};
+
+subtest 'P03, K16: fewer when there are too many' => sub {
+    my $s = server("StartServers 4\nThreadsPerChild 2\nMaxRequestWorkers 8\nMinSpareThreads 1\nMaxSpareThreads 4\nMaxKeepAliveRequests 0");
+    my $client = Hybrid::Client->new($s->port);
+    my ($mine) = $client->get('/conn')->{body} =~ /pid=(\d+)/;
+    ok wait_for(sub { $client->get('/'); $s->children <= 2 }, 20), 'children are ended one by one';
+    my %left = map { $_ => 1 } $s->children;
+    if ($mpm eq 'hybrid') {
+        ok $left{$mine}, 'not the one with a client';
+        is $client->get('/')->{header}{connection}, undef, 'whose connection goes on';
+    }
+    ok wait_for(sub { $s->status->{Stopping} == 0 }, 10), 'none hangs';
+    is $s->get('/')->{status}, 200, 'it serves';
+};
+
+subtest 'P08: no slot' => sub {
+    my $s = server("StartServers 2\nServerLimit 2\nThreadsPerChild 2\nMaxRequestWorkers 4\nMinSpareThreads 1\nMaxSpareThreads 4");
+    my @clients = hold($s, 4, 5_000);
+    my $reload = fork // die;
+    if (!$reload) { kill 'USR1', $s->{pid}; POSIX::_exit(0) }
+    waitpid $reload, 0;
+    my $new = Hybrid::Client->new($s->port);
+    $new->send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    is scalar(grep { $_->response->{body} =~ /^slept/ } @clients), 4, 'what is in work is answered';
+    is $new->response->{status}, 200, 'and then the next';
+    ok wait_for(sub { $s->children == 2 && $s->status->{Stopping} == 0 }, 20), 'the new generation is complete';
+};
+
+subtest 'P18, B14: fewer are configured than run' => sub {
+    my $s = server("StartServers 4\nServerLimit 8\nThreadLimit 8\nThreadsPerChild 4\nMaxRequestWorkers 16\nMinSpareThreads 1\nMaxSpareThreads 16");
+    my @old = $s->children;
+    my ($held) = hold($s, 1, 20_000);
+    my ($busy) = map { $_->{pid} } grep { $_->{hook} eq 'sleep' } $s->probe;
+    $s->{mpm_conf} = "StartServers 1\nServerLimit 8\nThreadLimit 8\nThreadsPerChild 1\nMaxRequestWorkers 2\nMinSpareThreads 1\nMaxSpareThreads 2";
+    $s->write_conf($s->conf_text);
+    $s->graceful;
+    ok wait_for(sub { my %now = map { $_ => 1 } $s->children; (grep { $now{$_} } @old) == 1 }, 20), 'the old ones go, but the busy one';
+    kill 'KILL', $busy;
+    ok wait_for(sub { !Hybrid::Server::_alive($busy) }, 10), 'that one is killed';
+    ok wait_for(sub { $s->status->{GracefulWorkers} == 0 && $s->status->{BusyWorkers} == 1 }, 10), 'no stale worker is shown';
+    $s->stop;
+    ok wait_for(sub { !grep { Hybrid::Server::_alive($_) } @old }, 5), 'and none is left at the end';
+};
+
+subtest 'H04, H05, C13: listener buckets' => sub {
+    my $s = server("StartServers 2\nThreadsPerChild 2\nMaxRequestWorkers 8\nMinSpareThreads 1\nMaxSpareThreads 8\nListenCoresBucketsRatio 1");
+    my $sockets = sub { my $port = $s->port; return scalar(() = `ss -ltnH "sport = :$port"` =~ /^LISTEN/mg) };
+    my $buckets = $sockets->();
+    plan skip_all => 'one core, one bucket' if $buckets < 2;
+    cmp_ok $buckets, '>=', 2, 'several sockets on one port';
+    cmp_ok scalar($s->children), '>=', $buckets, 'with a child each';
+    my $links = join ' ', map { readlink($_) // '' } glob "/proc/@{[ ($s->children)[0] ]}/fd/*";
+    my %of_parent = map { $_ => 1 } grep { /socket/ } map { readlink($_) // '' } glob "/proc/$s->{pid}/fd/*";
+    is scalar(grep { $links =~ /\Q$_\E/ } keys %of_parent), 1, 'a child has but its own';
+    is $s->get('/')->{status}, 200, 'they serve' for 1 .. 8;
+    $s->graceful;
+    is $sockets->(), $buckets, 'as many after a reload';
+    is $s->get('/')->{status}, 200, 'they serve' for 1 .. 8;
+};
+
+done_testing;
