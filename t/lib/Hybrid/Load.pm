@@ -6,7 +6,7 @@ use strict;
 use warnings;
 use Exporter 'import';
 
-our @EXPORT_OK = qw(wrk h2load run_command start_command);
+our @EXPORT_OK = qw(wrk wrk_result h2load run_command start_command);
 
 # Runs a command with a hard limit in seconds: everything it printed.
 sub run_command {

@@ -1,0 +1,170 @@
+# Reloads and recycled children under load: nobody loses a request (parity K04, C04, X13, X27).
+
+use strict;
+use warnings;
+use Test::More;
+use Hybrid::Client;
+use Hybrid::Load qw(wrk wrk_result start_command run_command);
+use Hybrid::Server;
+use Hybrid::Wait;
+
+my $mpm = Hybrid::Server::mpm();
+plan skip_all => 'worker has no idle connections to lose' if $mpm eq 'worker';
+
+# A client process: GET and POST by turns on one kept-alive connection, a pause between, until told to stop. A close is
+# honest when the answer before had said so; an honest close is followed by a new connection. Prints what it saw.
+sub keepalive_client {
+    my ($s, $seconds) = @_;
+    my $pid = open(my $out, '-|') // die "fork: $!";
+    return $out if $pid;
+    my %seen = (answered => 0, failed => 0, silent => 0, announced => 0);
+    my $end = monotonic() + $seconds;
+    my $client;
+    while (monotonic() < $end) {
+        $client ||= eval { Hybrid::Client->new($s->port) };
+        if (!$client) { $seen{failed}++; next }
+        if ($client->is_closed(0.02)) { $seen{silent}++; undef $client; next } # the pause; nobody announced it
+        my $body = 'x' x 500;
+        $client->send($seen{answered} % 2 ? "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+            : "POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n$body");
+        my $response = eval { $client->response(limit => 20) };
+        if (!$response || $response->{status} != 200) { $seen{failed}++; undef $client; next }
+        $seen{answered}++;
+        if (($response->{header}{connection} // '') eq 'close') { $seen{announced}++; undef $client }
+    }
+    print join(' ', map { "$_=$seen{$_}" } sort keys %seen), "\n";
+    close STDOUT;
+    POSIX::_exit(0);
+}
+
+sub sum {
+    my %sum;
+    for my $out (@_) {
+        my $line = <$out> // '';
+        $sum{$1} += $2 while $line =~ /(\w+)=(\d+)/g;
+        close $out;
+    }
+    return \%sum;
+}
+
+sub server {
+    my ($mpm_conf, $more) = @_;
+    return Hybrid::Server->new(probe => 1, mpm_conf => $mpm_conf, level => 'info', conf => <<"CONF")->start;
+KeepAliveTimeout 5
+MaxKeepAliveRequests 0
+<Location /read>
+    SetHandler hybrid-read
+</Location>
+@{[ $more // '' ]}
+CONF
+}
+
+my $usual = "StartServers 2\nThreadsPerChild 25\nMaxRequestWorkers 150\nMinSpareThreads 25\nMaxSpareThreads 75";
+
+subtest 'K04: an idle connection across a reload' => sub {
+    my $s = server($usual);
+    my $client = Hybrid::Client->new($s->port);
+    $client->get('/');
+    my @old = $s->children;
+    $s->graceful;
+    if ($mpm eq 'hybrid') {
+        ok !$client->is_closed(1), 'stays open';
+        my $answer = $client->get('/');
+        is $answer->{status}, 200, 'its next request is answered';
+        is $answer->{header}{connection}, 'close', 'and told that it was the last here';
+    }
+    else {
+        ok $client->is_closed(3), 'difference: is closed without a word';
+    }
+    ok wait_for(sub { my %now = map { $_ => 1 } $s->children; !grep { $now{$_} } @old }, 15), 'the old children go';
+};
+
+subtest 'K04: an idle connection that says nothing holds an old child for KeepAliveTimeout at most' => sub {
+    my $s = server($usual, 'KeepAliveTimeout 2');
+    my $client = Hybrid::Client->new($s->port);
+    $client->get('/');
+    my @old = $s->children;
+    $s->graceful;
+    ok wait_for(sub { my %now = map { $_ => 1 } $s->children; !grep { $now{$_} } @old }, 10), 'the old children go';
+    ok $client->is_closed(5), 'so does the connection';
+};
+
+subtest 'out of slots: idle connections give way to the new generation' => sub {
+    my $s = server("StartServers 2\nServerLimit 2\nThreadsPerChild 4\nMaxRequestWorkers 8\nMinSpareThreads 1\nMaxSpareThreads 8",
+        'KeepAliveTimeout 60');
+    my @clients = map { my $c = Hybrid::Client->new($s->port); $c->get('/'); $c } 1 .. 6;
+    my $begin = monotonic();
+    $s->signal('USR1');
+    $s->wait_log(qr/AH00493/);
+    ok wait_for(sub { my $status = eval { $s->status }; $status && $status->{ParentServerMPMGeneration} == 1 && $status->{Stopping} == 0 }, 20),
+        'the new generation serves';
+    cmp_ok monotonic() - $begin, '<', 15, 'long before KeepAliveTimeout';
+};
+
+subtest 'X27: clients with a pause, GET and POST, and a reload every half second' => sub {
+    my $s = server($usual);
+    my @outs = map { keepalive_client($s, 5) } 1 .. 12;
+    for (1 .. 8) { $s->graceful; select undef, undef, undef, 0.4 } # the pace of the load, not a wait for anything
+    my $sum = sum(@outs);
+    cmp_ok $sum->{answered}, '>', 500, 'requests were answered';
+    if ($mpm eq 'hybrid') {
+        is $sum->{failed}, 0, 'none failed';
+        is $sum->{silent}, 0, 'no connection was closed without a word';
+        cmp_ok $sum->{announced}, '>', 12, 'closes were announced';
+    }
+    else {
+        cmp_ok $sum->{silent} + $sum->{failed}, '>', 0, 'difference: connections were closed without a word';
+    }
+    unlike $s->log, qr/:(?:error|crit|alert|emerg)\]/, 'and the log is quiet';
+};
+
+subtest 'X27: thirty reloads under full load leak nothing' => sub {
+    my $s = server($usual);
+    my $count = sub { return scalar(() = glob "/proc/$s->{pid}/fd/*") };
+    $s->graceful;
+    my $before = $count->();
+    my $load = start_command(25, 'wrk', '-t1', '-c32', '-d6s', $s->url('/'));
+    for (1 .. 30) { $s->graceful }
+    my $result = wrk_result($load->());
+    cmp_ok $result->{requests}, '>', 500, 'requests were answered';
+    is $result->{errors}, 0, 'none was lost' if $mpm eq 'hybrid';
+    is $result->{bad}, 0, 'none failed';
+    ok wait_for(sub { $s->status->{Stopping} == 0 && $s->status->{Processes} <= 6 }, 20), 'no child is left of former generations';
+    is $count->(), $before, 'the parent has as many descriptors as before';
+    is $s->status->{ParentServerMPMGeneration}, 31, 'each was a generation';
+};
+
+subtest 'C04: MaxConnectionsPerChild counts connections, and nobody notices' => sub {
+    my $s = server("$usual\nMaxConnectionsPerChild 40");
+    my $first = join ' ', $s->children;
+    my $client = Hybrid::Client->new($s->port);
+    is $client->get('/')->{status}, 200, 'requests on one connection are not counted' for 1 .. 3;
+    my @outs = map { keepalive_client($s, 3) } 1 .. 4;
+    my $end = monotonic() + 3;
+    my ($connections, $failed) = (0, 0);
+    while (monotonic() < $end) {
+        my $answer = eval { $s->get('/') };
+        $connections++;
+        $failed++ if !$answer || $answer->{status} != 200;
+    }
+    my $sum = sum(@outs);
+    cmp_ok $connections, '>', 80, 'enough connections for two children';
+    is $failed, 0, 'all were answered';
+    is $sum->{failed}, 0, 'all kept-alive requests, too' if $mpm eq 'hybrid';
+    isnt join(' ', $s->children), $first, 'children were replaced';
+};
+
+subtest 'X13: a large HTTP/2 response over TLS across a reload' => sub {
+    my $s = Hybrid::Server->new(modules => [qw(ssl socache_shmcb http2)], mpm_conf => $usual, level => 'info',
+        conf => Hybrid::Server->tls_vhost('Protocols h2'));
+    $s->make_certificate;
+    $s->file('big', 'x' x 8_000_000);
+    $s->start;
+    my $url = "https://127.0.0.1:" . $s->port(2) . "/big";
+    my $curl = start_command(40, qw(curl -sk --http2 --limit-rate 4M -o /dev/null -w), '%{http_version} %{size_download} %{errormsg}', $url);
+    ok wait_for(sub { $s->status->{ConnsTotal} >= 2 }, 10), 'the download has begun';
+    $s->graceful;
+    like $curl->(), qr/^2 8000000 /, 'and comes to its end';
+};
+
+done_testing;
