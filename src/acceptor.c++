@@ -65,7 +65,8 @@ void Acceptor::on_readable(PollTarget &target, Time now)
 }
 
 // There is an idle worker for the next connection, and the child is not above the limit that AsyncRequestWorkerFactor
-// sets; one less while disabled, so as not to flip-flop (connections_above_limit() in server/mpm/event/event.c).
+// sets (connections_above_limit() in server/mpm/event/event.c, which is stricter by one worker once the child has stopped
+// accepting: a moment without idle workers could then keep it from accepting for as long as its connections live).
 bool Acceptor::room() const
 {
     const std::size_t idle = scheduler_.load().parked;
@@ -73,7 +74,7 @@ bool Acceptor::room() const
         return false;
     const std::size_t open = slot_.connections();
     const std::size_t closing = slot_.closing();
-    const std::size_t extra = (idle - disabled()) * config_.worker_factor / Config::kFactorScale;
+    const std::size_t extra = idle * config_.worker_factor / Config::kFactorScale;
     return open <= closing || open - closing < config_.threads_per_child + extra;
 }
 
