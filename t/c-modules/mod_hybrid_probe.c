@@ -26,8 +26,6 @@
 #include <time.h>
 #include <unistd.h>
 
-
-
 enum conn_mode { MODE_NONE, MODE_SPEAKS_FIRST, MODE_REFUSE, MODE_UNTOUCHED, MODE_KEEPALIVE, MODE_HANDLER, MODE_WAITIO,
                  MODE_SUSPEND, MODE_ERROR };
 static const char *const mode_names[] = {"none",    "speaks-first", "refuse",  "untouched", "keepalive",
@@ -268,11 +266,11 @@ static int process_connection(conn_rec *c)
         say(c, "untouched\r\n");
         return OK;
     case MODE_KEEPALIVE: /* twice kept alive, then closed */
-        say(c, "keepalive\r\n");
-        if (visits) {
+        if (visits) { /* read before the client may send more: nobody looks into the input filters here */
             apr_bucket_brigade *bb = apr_brigade_create(c->pool, c->bucket_alloc);
             ap_get_brigade(c->input_filters, bb, AP_MODE_GETLINE, APR_BLOCK_READ, 0);
         }
+        say(c, "keepalive\r\n");
         c->keepalive = visits < 2 ? AP_CONN_KEEPALIVE : AP_CONN_CLOSE;
         c->cs->state = visits < 2 ? CONN_STATE_CHECK_REQUEST_LINE_READABLE : CONN_STATE_LINGER;
         return OK;
