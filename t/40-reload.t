@@ -155,14 +155,14 @@ subtest 'C04: MaxConnectionsPerChild counts connections, and nobody notices' => 
 };
 
 subtest 'X13: a large HTTP/2 response over TLS across a reload' => sub {
-    my $s = Hybrid::Server->new(modules => [qw(ssl socache_shmcb http2)], mpm_conf => $usual, level => 'info',
+    my $s = Hybrid::Server->new(probe => 1, modules => [qw(ssl socache_shmcb http2)], mpm_conf => $usual, level => 'info',
         conf => Hybrid::Server->tls_vhost('Protocols h2'));
     $s->make_certificate;
     $s->file('big', 'x' x 8_000_000);
     $s->start;
     my $url = "https://127.0.0.1:" . $s->port(2) . "/big";
     my $curl = start_command(40, qw(curl -sk --http2 --limit-rate 4M -o /dev/null -w), '%{http_version} %{size_download} %{errormsg}', $url);
-    ok wait_for(sub { $s->status->{ConnsTotal} >= 2 }, 10), 'the download has begun';
+    ok wait_for(sub { grep { $_->{hook} eq 'pre_read_request' && $_->{secondary} } $s->probe }, 10), 'the download has begun';
     $s->graceful;
     like $curl->(), qr/^2 8000000 /, 'and comes to its end';
 };
