@@ -81,7 +81,9 @@ subtest 'P08: no slot' => sub {
     $new->send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     is scalar(grep { $_->response->{body} =~ /^slept/ } @clients), 4, 'what is in work is answered';
     is $new->response->{status}, 200, 'and then the next';
-    ok wait_for(sub { $s->children == 2 && $s->status->{Stopping} == 0 }, 20), 'the new generation is complete';
+    # event has used up StartServers by then, and starts as many as spare workers ask for.
+    my $complete = $mpm eq 'hybrid' ? 2 : 1;
+    ok wait_for(sub { $s->children >= $complete && $s->status->{Stopping} == 0 }, 20), 'the new generation is complete';
 };
 
 subtest 'P18, B14: fewer are configured than run' => sub {
