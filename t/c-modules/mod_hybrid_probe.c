@@ -4,7 +4,9 @@
  *   <microseconds> <pid> <tid> <hook> key=value ...
  */
 
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include "httpd.h"
 #include "http_config.h"
 #include "http_connection.h"
@@ -27,9 +29,9 @@
 #include <unistd.h>
 
 enum conn_mode { MODE_NONE, MODE_SPEAKS_FIRST, MODE_REFUSE, MODE_UNTOUCHED, MODE_KEEPALIVE, MODE_HANDLER, MODE_WAITIO,
-                 MODE_SUSPEND, MODE_ERROR };
+                 MODE_SUSPEND, MODE_HOLD, MODE_ERROR };
 static const char *const mode_names[] = {"none",    "speaks-first", "refuse",  "untouched", "keepalive",
-                                         "handler", "waitio",       "suspend", "error"};
+                                         "handler", "waitio",       "suspend", "hold",    "error"};
 
 static const char *log_path;
 static int timer_at_init;
@@ -290,10 +292,12 @@ static int process_connection(conn_rec *c)
         return OK;
 #endif
     case MODE_SUSPEND: /* held for 300 ms, then flushed and closed */
+    case MODE_HOLD:    /* held for ever */
         if (!visits) {
             say(c, "suspended\r\n");
             c->cs->state = CONN_STATE_SUSPENDED;
-            ap_mpm_register_timed_callback(apr_time_from_msec(300), let_go, c);
+            if (mode == MODE_SUSPEND)
+                ap_mpm_register_timed_callback(apr_time_from_msec(300), let_go, c);
             return OK;
         }
         return OK;
@@ -313,6 +317,7 @@ static long argument(request_rec *r, const char *name, long otherwise)
 struct pulses {
     long ms;
     long left;
+    long hold;
     char name[32];
 };
 
@@ -320,6 +325,7 @@ static void on_pulse(void *baton)
 {
     struct pulses *p = baton;
     note("timer", "name=%s left=%ld", p->name, p->left);
+    apr_sleep(apr_time_from_msec(p->hold));
     if (--p->left > 0)
         ap_mpm_register_timed_callback(apr_time_from_msec(p->ms), on_pulse, p);
     else
@@ -351,10 +357,11 @@ static int handler(request_rec *r)
     else if (!strcmp(r->handler, "hybrid-crash")) {
         raise(SIGSEGV);
     }
-    else if (!strcmp(r->handler, "hybrid-timer")) { /* ?ms=&n= : n callbacks, each registering the next */
+    else if (!strcmp(r->handler, "hybrid-timer")) { /* ?ms=&n=&hold= : n callbacks, each registering the next */
         struct pulses *p = calloc(1, sizeof *p);
         p->ms = argument(r, "ms", 100);
         p->left = argument(r, "n", 1);
+        p->hold = argument(r, "hold", 0);
         apr_snprintf(p->name, sizeof p->name, "pulse%ld", argument(r, "tag", 0));
         ap_rprintf(r, "rv=%d\n", (int)ap_mpm_register_timed_callback(apr_time_from_msec(p->ms), on_pulse, p));
     }

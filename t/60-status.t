@@ -1,0 +1,167 @@
+# What mod_status shows while each phase is held, against what is known to be so (parity B, K17, X28).
+
+use strict;
+use warnings;
+use Test::More;
+use Hybrid::Client;
+use Hybrid::Server;
+use Hybrid::Wait;
+
+my $mpm = Hybrid::Server::mpm();
+plan skip_all => 'worker has no asynchronous states' if $mpm eq 'worker';
+
+my $handlers = "<Location /sleep>\nSetHandler hybrid-sleep\n</Location>\n<Location /conn>\nSetHandler hybrid-conn\n</Location>\n"
+    . "<Location /read>\nSetHandler hybrid-read\n</Location>\n";
+
+sub server {
+    my ($mpm_conf, $conf, @more) = @_;
+    return Hybrid::Server->new(probe => 1, mpm_conf => $mpm_conf, conf => $handlers . ($conf // ''), @more);
+}
+
+sub count { my ($hook, $s) = @_; return scalar grep { $_->{hook} eq $hook } $s->probe }
+
+# Connections on which a handler is at work.
+sub hold {
+    my ($s, $number, $ms) = @_;
+    my $before = count(sleep => $s);
+    my @clients = map {
+        my $client = Hybrid::Client->new($s->port);
+        $client->send("GET /sleep?ms=$ms HTTP/1.1\r\nHost: x\r\n\r\n");
+        $client;
+    } 1 .. $number;
+    wait_for(sub { count(sleep => $s) == $before + $number }, 10) or $s->fail('not at work');
+    return @clients;
+}
+
+# The rows of the table of children: [slot, pid, stopping, connections, accepting, busy, idle, writing, ...]
+sub children_table {
+    my ($s) = @_;
+    my ($table) = $s->get('/server-status')->{body} =~ m{<th rowspan="2">Slot</th>(.*?)</table>}s or die 'no table';
+    my @rows;
+    for my $row ($table =~ m{<tr>(<td>.*?)</tr>}sg) {
+        my @cells = $row =~ m{<td[^>]*>(.*?)</td>}sg;
+        push @rows, \@cells if $cells[0] =~ /^\d+$/;
+    }
+    return @rows;
+}
+
+# Asks until the numbers are as expected; shows the difference when they never are.
+sub shows {
+    my ($s, $expected, $what, $limit) = @_;
+    my $status;
+    my $wrong = sub { grep { ($status->{$_} // '') ne $expected->{$_} } sort keys %$expected };
+    my $good = wait_for(sub { $status = $s->status; !$wrong->() }, $limit // 3);
+    ok $good, $what or diag map { "$_: is $status->{$_}, should be $expected->{$_}\n" } $wrong->();
+}
+
+my $one_child = "StartServers 1\nThreadsPerChild 12\nMaxRequestWorkers 12\nMinSpareThreads 1\nMaxSpareThreads 12";
+
+subtest 'B09: an idle server' => sub {
+    my $s = server("StartServers 2\nThreadsPerChild 5\nMaxRequestWorkers 10\nMinSpareThreads 1\nMaxSpareThreads 10")->start;
+    shows $s, { BusyWorkers => 1, IdleWorkers => 9, Processes => 2, Stopping => 0 }, 'one at work: who answers';
+    is $s->status->{Scoreboard} =~ tr/W//, 1, 'as W';
+    is join(' ', sort { $a <=> $b } map { $_->[1] } children_table($s)), join(' ', $s->children), 'B01: the children by pid';
+    my ($rows) = $s->get('/server-status')->{body} =~ m{<th>Srv</th>(.*?)</table>}s;
+    my %pids = map { $_ => 1 } $rows =~ m{<b>\d+-\d+</b></td><td>(\d+)</td>}g;
+    my %real = map { $_ => 1 } $s->children;
+    is_deeply [ grep { !$real{$_} } keys %pids ], [], 'B06: rows of living children only';
+};
+
+subtest 'B04, B08, X28: every phase at once' => sub {
+    my $s = server($one_child, <<'CONF');
+EnableSendfile On
+KeepAliveTimeout 60
+Timeout 30
+LimitRequestBody 1000
+Listen 127.0.0.1:@PORT2@ probe
+Listen 127.0.0.1:@PORT3@ probe
+HybridProbePort @PORT2@ waitio
+HybridProbePort @PORT3@ hold
+CONF
+    $s->file('big', 'x' x 20_000_000);
+    $s->start;
+    my @idle = map { my $client = Hybrid::Client->new($s->port); $client->get('/'); $client } 1 .. 5;
+    my @writing = map {
+        my $client = Hybrid::Client->new($s->port, rcvbuf => 65536);
+        $client->send("GET /big HTTP/1.1\r\nHost: x\r\n\r\n");
+        $client->read_until(qr/\r\n\r\n/);
+        $client;
+    } 1 .. 2;
+    my @waiting = map { my $client = Hybrid::Client->new($s->port(2)); $client->read_until(qr/waiting/); $client } 1 .. 3;
+    my @held = map { my $client = Hybrid::Client->new($s->port(3)); $client->read_until(qr/suspended/); $client } 1 .. 2;
+    my @closing = map {
+        my $client = Hybrid::Client->new($s->port);
+        $client->send("POST /read HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 99999\r\n\r\n" . 'x' x 5_000);
+        $client->response;
+        $client;
+    } 1 .. 2;
+    my @reading = map { my $client = Hybrid::Client->new($s->port); $client->send("GET / HTTP/1.1\r\nHo"); $client } 1 .. 2;
+    my @working = hold($s, 3, 60_000);
+
+    my $busy = 1 + 3 + 2; # who answers, handlers, half a request
+    my $conns = $busy + 5 + 2 + 3 + 2 + 2;
+    if ($mpm eq 'event') {
+        my $status = $s->status;
+        isnt "$status->{ConnsTotal} $status->{ConnsAsyncKeepAlive}", "$conns 5", 'difference: event shows what was once (K17)';
+        return;
+    }
+    shows $s, {
+        ConnsTotal => $conns, ConnsAsyncKeepAlive => 5, ConnsAsyncWriting => 2, ConnsAsyncWaitIO => 3, ConnsAsyncClosing => 2,
+        BusyWorkers => $busy, IdleWorkers => 12 - $busy, Processes => 1, Stopping => 0,
+    }, 'each is counted where it is';
+    my $board = $s->status->{Scoreboard};
+    is $board =~ tr/W//, 4, 'W: three handlers, and who answers';
+    is $board =~ tr/R//, 2, 'R: half a request each';
+    is $board =~ tr/_//, 12 - $busy, '_: the rest';
+
+    $_->disconnect for @idle[ 0 .. 2 ], @closing, @waiting, $writing[0];
+    shows $s, { ConnsTotal => $conns - 9, ConnsAsyncKeepAlive => 2, ConnsAsyncWriting => 1, ConnsAsyncWaitIO => 0,
+        ConnsAsyncClosing => 0 }, 'K17: within seconds of their going', 3;
+    is $writing[1]->read_bytes(20_000_000) =~ tr/x//, 20_000_000, 'one is written to its end';
+    shows $s, { ConnsAsyncKeepAlive => 3, ConnsAsyncWriting => 0 }, 'and is idle then';
+    $_->send("st: x\r\n\r\n") for @reading;
+    is $_->response->{body}, "hello\n", 'the other half comes' for @reading;
+    shows $s, { ConnsAsyncKeepAlive => 5, BusyWorkers => 4 }, 'and they are idle, too';
+};
+
+subtest 'B03: who accepts' => sub {
+    my $s = server("StartServers 2\nThreadsPerChild 2\nMaxRequestWorkers 4\nMinSpareThreads 1\nMaxSpareThreads 4")->start;
+    is scalar(grep { $_->[4] eq 'yes' } children_table($s)), 2, 'both';
+    my @held = hold($s, 3, 4_000);
+    my $one_less = wait_for(sub { grep { $_->[4] eq 'no' } children_table($s) }, 3);
+    ok $one_less, 'not the one without an idle worker' if $mpm eq 'hybrid'; # event says so only sometimes
+    is $_->response->{status}, 200, 'they are answered' for @held;
+    ok wait_for(sub { 2 == grep { $_->[4] eq 'yes' } children_table($s) }, 5), 'both again';
+};
+
+subtest 'B02, B16: during a graceful restart' => sub {
+    my $s = server($one_child)->start;
+    my ($old) = $s->children;
+    my @held = hold($s, 2, 60_000);
+    $s->graceful;
+    shows $s, { Stopping => 1, Processes => 2, BusyWorkers => 1, IdleWorkers => 11 }, 'the old child is stopping';
+    cmp_ok $s->status->{Scoreboard} =~ tr/G//, '>=', 2, 'G: its two workers'; # mod_status doesn't sum up stopping children
+    my ($row) = grep { $_->[1] == $old } children_table($s);
+    is $row->[2], 'yes (old gen)', 'its row says so';
+    is $row->[3], 2, 'with its two connections' if $mpm eq 'hybrid'; # event's count is old (K17)
+    $_->disconnect for @held;
+    kill 'KILL', $old;
+    shows $s, { Stopping => 0, Processes => 1 }, 'it goes', 10;
+    is $s->status->{Scoreboard} =~ tr/G//, 0, 'and leaves no trace';
+};
+
+subtest 'B12, B13, B17: what is counted' => sub {
+    my $s = server($one_child, 'MaxKeepAliveRequests 0')->start;
+    my $client = Hybrid::Client->new($s->port);
+    my $total = sub { $s->status->{'Total Accesses'} };
+    my $before = $total->();
+    $client->get('/') for 1 .. 30;
+    is $total->() - $before, 31, 'each request, this client\'s and the one who asks';
+    $before = $total->();
+    $s->graceful;
+    cmp_ok $total->(), '>=', $before, 'kept by a graceful restart';
+    $s->restart;
+    cmp_ok $total->(), '<', 10, 'begun anew by a restart';
+};
+
+done_testing;
