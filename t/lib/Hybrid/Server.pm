@@ -147,12 +147,12 @@ sub root { $_[0]{root} }
 sub port { $_[0]{ports}[ ($_[1] || 1) - 1 ] }
 sub url  { 'http://127.0.0.1:' . $_[0]->port . ($_[1] // '/') }
 
-# A self-signed certificate in the server's folder; returns the directives for a TLS virtual host on @PORT2@.
+# The directives for a TLS virtual host on @PORT2@; needs the modules ssl and socache_shmcb, and make_certificate().
 sub tls_vhost {
     my ($self_or_class, $more) = @_;
     return sprintf <<'CONF', $more // '';
-Listen 127.0.0.1:@PORT2@
-SSLSessionCache none
+Listen 127.0.0.1:@PORT2@ https
+SSLSessionCache shmcb:@ROOT@/run/ssl(512000)
 <VirtualHost 127.0.0.1:@PORT2@>
     SSLEngine on
     SSLCertificateFile @ROOT@/cert.pem
@@ -162,6 +162,7 @@ SSLSessionCache none
 CONF
 }
 
+# A self-signed certificate in the server's folder.
 sub make_certificate {
     my ($self) = @_;
     system('openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext basicConstraints=CA:FALSE'
