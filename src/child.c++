@@ -3,7 +3,6 @@
 #include "hybrid/turn.hpp"
 
 #include <cerrno>
-#include <csignal>
 #include <cstdlib>
 #include <new>
 #include <poll.h>
@@ -25,6 +24,7 @@ sigset_t watched_signals()
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, AP_SIG_GRACEFUL);
+    sigaddset(&set, Child::kHurry);
     return set;
 }
 
@@ -118,6 +118,7 @@ void Child::watch_signals()
     sigset_t set = watched_signals();
     if (birth_.config.one_process) {
         sigdelset(&set, AP_SIG_GRACEFUL); // blocked, hence ignored (M06)
+        sigdelset(&set, kHurry);
         sigaddset(&set, SIGINT);
     }
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
@@ -229,11 +230,13 @@ void Child::on_signal()
 {
     signalfd_siginfo info;
     while (read(signals_.get(), &info, sizeof info) == sizeof info) {
-        if (info.ssi_signo != static_cast<unsigned>(AP_SIG_GRACEFUL))
+        const auto signal = static_cast<int>(info.ssi_signo);
+        if (signal != AP_SIG_GRACEFUL && signal != kHurry) {
             end_now();
-        else if (ending_ == Ending::None)
-            end_gracefully();
-        else if (ending_ == Ending::Graceful)
+            continue;
+        }
+        end_gracefully();
+        if (signal == kHurry && ending_ == Ending::Graceful)
             listener_->hurry();
     }
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
+#include <fstream>
 #include <new>
 #include <utility>
 
@@ -290,14 +292,30 @@ void Children::retire_former()
     }
 }
 
-// To a child that is ending already the signal means: make haste.
 void Children::hurry_quiescing()
 {
     for (int slot = 0; slot < retained_.max_daemon_used; ++slot) {
         const process_score &score = *ap_get_scoreboard_process(slot);
         if (score.pid != 0 && score.quiescing != kServing)
-            ap_mpm_safe_kill(score.pid, AP_SIG_GRACEFUL);
+            ap_mpm_safe_kill(score.pid, Child::kHurry);
     }
+}
+
+// As the kernel knows them (CONFIG_PROC_CHILDREN): modules start processes in many ways, with and without APR, and from
+// threads of their own.
+bool Children::alone() const
+{
+    std::error_code error;
+    bool known = false;
+    for (std::filesystem::directory_iterator thread("/proc/self/task", error), end; !error && thread != end;
+         thread.increment(error)) {
+        std::ifstream file(thread->path() / "children");
+        known |= file.is_open();
+        for (apr_proc_t process{}; file >> process.pid;)
+            if (ap_find_child_by_pid(&process) < 0)
+                return false;
+    }
+    return known && !error;
 }
 
 bool Children::any_left()

@@ -201,7 +201,13 @@ int Parent::restart()
     if (!mpm.is_ungraceful) {
         ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf,
                      APLOGNO(00493) AP_SIG_GRACEFUL_STRING " received.  Doing graceful restart");
-        // The children serve on while the configuration is read; run() retires them.
+        // The children serve on while the configuration is read, and run() retires them. Unless the configuration has
+        // started programs: these end with it, and a request must not meet a child that has lost them (a RewriteMap
+        // program's, a mod_wsgi daemon's, a line for a piped log).
+        if (!children_.alone()) {
+            children_.retire_all();
+            children_.hurry_quiescing();
+        }
     } else {
         ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf,
                      APLOGNO(00494) "SIGHUP received.  Attempting to restart");

@@ -154,6 +154,55 @@ subtest 'C04: MaxConnectionsPerChild counts connections, and nobody notices' => 
     isnt join(' ', $s->children), $first, 'children were replaced';
 };
 
+# What goes on while the configuration is read, which may take seconds.
+sub while_reading {
+    my ($s, $code) = @_;
+    my $reads = sub { scalar grep { $_->{hook} eq 'config' } $s->probe };
+    my $before = $reads->();
+    $s->file('../wait', '');
+    $s->signal('USR1');
+    wait_for(sub { $reads->() > $before }, 10) or $s->fail('the configuration is not read');
+    $code->();
+    unlink $s->root . '/wait' or die;
+}
+
+subtest 'K05: nobody waits for a configuration that is being read' => sub {
+    my $s = server($usual, 'HybridProbeWaitWhile @ROOT@/wait');
+    my $new;
+    while_reading($s, sub {
+        $new = Hybrid::Client->new($s->port);
+        $new->send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        my $answered = eval { $new->response(limit => 3) };
+        if ($mpm eq 'hybrid') { is $answered && $answered->{body}, "hello\n", 'answered meanwhile' }
+        else { ok !$answered, 'difference: it waits' }
+    });
+    is $new->response->{body}, "hello\n", 'answered later' if $mpm ne 'hybrid';
+};
+
+# Such a program ends with the configuration that started it; an old child that serves on would give wrong answers.
+subtest 'programs that the configuration starts' => sub {
+    my $s = Hybrid::Server->new(probe => 1, modules => ['rewrite'], mpm_conf => $usual, level => 'info', conf => <<'CONF');
+KeepAliveTimeout 30
+RewriteEngine On
+RewriteMap next prg:@DOCS@/next
+RewriteRule ^/map/(.*)$ /${next:$1} [L]
+HybridProbeWaitWhile @ROOT@/wait
+CONF
+    $s->file('next', "#!/usr/bin/perl\n\$| = 1;\nwhile (<STDIN>) { chomp; print \"file\$_\\n\" }\n", 0755);
+    $s->file('file1', "one\n");
+    $s->start;
+    my $kept = Hybrid::Client->new($s->port);
+    is $kept->get('/map/1')->{body}, "one\n", 'it is asked';
+    my $new;
+    while_reading($s, sub {
+        ok $kept->is_closed(10), 'an idle connection is closed, as long as nobody else can have it';
+        $new = Hybrid::Client->new($s->port);
+        $new->send("GET /map/1 HTTP/1.1\r\nHost: x\r\n\r\n");
+        ok !eval { $new->response(limit => 1) }, 'a new one waits';
+    });
+    is $new->response->{body}, "one\n", 'for an answer from the new configuration';
+};
+
 subtest 'X13: a large HTTP/2 response over TLS across a reload' => sub {
     my $s = Hybrid::Server->new(probe => 1, modules => [qw(ssl socache_shmcb http2)], mpm_conf => $usual, level => 'info',
         conf => Hybrid::Server->tls_vhost('Protocols h2'));

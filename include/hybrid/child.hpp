@@ -1,8 +1,8 @@
 // A child from fork to exit: drop privileges, start, serve, drain.
 //
-// The parent speaks to it by signals, each to one process: AP_SIG_GRACEFUL means end gracefully (a second one: close
-// idle connections too, the slot is needed), SIGTERM means end now, whatever else is going on (K06). doc/notes has
-// why not httpd's pipe of death.
+// The parent speaks to it by signals, each to one process: AP_SIG_GRACEFUL means end gracefully, kHurry means end
+// gracefully and close idle connections, SIGTERM means end now, whatever else is going on (K06). doc/notes has why not
+// httpd's pipe of death.
 #pragma once
 
 #include "hybrid/config.hpp"
@@ -14,6 +14,7 @@
 #include "hybrid/workers.hpp"
 
 #include <atomic>
+#include <csignal>
 #include <memory>
 
 namespace hybrid {
@@ -32,6 +33,8 @@ class Child {
         void (*before_exit)(void *parent_object);
         void *parent_object;
     };
+
+    static constexpr int kHurry = SIGUSR2;
 
     explicit Child(const Birth &birth);
 

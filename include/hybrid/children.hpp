@@ -40,7 +40,13 @@ class Children {
     /// Tells all children, or those of former generations, to end gracefully.
     void retire_all();
     void retire_former();
+    /// To those that are ending: close idle connections, too.
+    void hurry_quiescing();
     bool any_left();
+
+    /// This process has no other children than these: no piped logs, RewriteMap programs or modules' daemons. False
+    /// when that can't be known.
+    bool alone() const;
 
     /// The child that lives in this process: after fork(), or in one-process mode. nullptr in a real parent.
     Child *here() const { return here_; }
@@ -56,7 +62,6 @@ class Children {
     void carry_out(const StaffingPlan &plan, const StaffingMemory &memory);
     void say(const StaffingPlan &plan, const StaffingMemory &memory);
     void retire(int slot);
-    void hurry_quiescing();
 
     const Config &config_;
     Retained &retained_;

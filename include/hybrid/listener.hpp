@@ -51,7 +51,7 @@ class Listener {
     /// its next answer, which says "Connection: close", or its KeepAliveTimeout (K04). This is the seam for handing
     /// them to another child.
     void drain() { set_mode(Mode::Drain); }
-    /// While draining: close the idle ones too, now, because the parent is out of slots.
+    /// While draining: close the idle ones too, now.
     void hurry() { set_mode(Mode::Hurry); }
     /// run() returns at once.
     void stop() { set_mode(Mode::Stop); }

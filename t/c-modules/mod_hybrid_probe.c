@@ -385,6 +385,16 @@ static const char *set_log(cmd_parms *cmd, void *dummy, const char *path)
     return NULL;
 }
 
+/* Reading the configuration takes as long as the file exists (20 s at most). */
+static const char *wait_while(cmd_parms *cmd, void *dummy, const char *path)
+{
+    int i;
+    note("config", "-");
+    for (i = 0; i < 2000 && access(path, F_OK) == 0; i++)
+        apr_sleep(apr_time_from_msec(10));
+    return NULL;
+}
+
 static const char *set_timer(cmd_parms *cmd, void *dummy, const char *ms)
 {
     timer_at_init = atoi(ms);
@@ -408,6 +418,7 @@ static const char *set_port(cmd_parms *cmd, void *dummy, const char *port, const
 static const command_rec directives[] = {
     AP_INIT_TAKE1("HybridProbeLog", set_log, NULL, RSRC_CONF, "where to write what is seen"),
     AP_INIT_TAKE1("HybridProbeTimerAtInit", set_timer, NULL, RSRC_CONF, "milliseconds: a timed callback from child_init"),
+    AP_INIT_TAKE1("HybridProbeWaitWhile", wait_while, NULL, RSRC_CONF, "a file that holds up the configuration"),
     AP_INIT_TAKE2("HybridProbePort", set_port, NULL, RSRC_CONF, "a port, and how its connections are treated"),
     {NULL}};
 
