@@ -33,7 +33,8 @@ class Deadlines {
     /// Takes a deadline back. Requires: `item` is queued here.
     void remove(Timed &item);
 
-    /// The next item whose deadline is at or before `now`, no longer queued; nullptr when there is none.
+    /// An item whose deadline is at or before `now`, no longer queued; nullptr when there is none. Those of one length
+    /// come in the order of their deadlines.
     Timed *pop_expired(Time now);
 
     /// When the first deadline passes; kNever when there is none.
