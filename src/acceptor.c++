@@ -65,8 +65,9 @@ void Acceptor::on_readable(PollTarget &target, Time now)
 }
 
 // There is an idle worker for the next connection, and the child is not above the limit that AsyncRequestWorkerFactor
-// sets (connections_above_limit() in server/mpm/event/event.c, which is stricter by one worker once the child has stopped
-// accepting: a moment without idle workers could then keep it from accepting for as long as its connections live).
+// sets (connections_above_limit() in server/mpm/event/event.c, which is stricter by one worker once the child has
+// stopped accepting: a moment without idle workers could then keep it from accepting for as long as its connections
+// live).
 bool Acceptor::room() const
 {
     const std::size_t idle = scheduler_.load().parked;
