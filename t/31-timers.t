@@ -58,11 +58,12 @@ subtest 'S32: in the order of their times' => sub {
 subtest 'K22: a callback that takes its time is work' => sub {
     plan skip_all => 'event counts its thread as idle' if $mpm ne 'hybrid';
     my $s = server(3);
-    is $s->status->{BusyWorkers}, 1, 'who asks is at work';
+    ok wait_for(sub { $s->status->{BusyWorkers} == 1 }, 10), 'who asks is at work';
     is $s->get('/timer?ms=1&hold=3000')->{status}, 200, 'registered';
     ok wait_for(sub { fired($s) == 1 }, 10), 'it runs';
-    is $s->status->{BusyWorkers}, 2, 'and is seen at work';
-    is $s->status->{IdleWorkers}, 1, 'not idle';
+    my $status;
+    ok wait_for(sub { $status = $s->status; $status->{BusyWorkers} == 2 }, 2), 'and is seen at work';
+    is $status->{IdleWorkers}, 1, 'not idle';
 };
 
 subtest 'S33: a child that ends does not wait for timers' => sub {
