@@ -67,7 +67,8 @@ subtest '500 HTTP/2 clients: none fails' => sub {
             '20000 of 20000, 0 failed, 0 errored', 'all are answered' or diag $result->{text};
     }
     is $s->get('/')->{status}, 200, 'and the next';
-    my @notes = grep { /\[(?!ssl:warn)[^\]]*:(warn|error|crit|alert|emerg)\]/ } split /\n/, $s->log;
+    # Besides that all workers are busy, which is so, and that mod_ssl is older than its library, which may be.
+    my @notes = grep { /\[(?!ssl:warn)[^\]]*:(warn|error|crit|alert|emerg)\]/ && !/AH10159|AH00484/ } split /\n/, $s->log;
     is_deeply \@notes, [], 'nothing worth a warning';
 };
 
