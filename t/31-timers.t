@@ -77,6 +77,19 @@ subtest 'S33: a child that ends does not wait for timers' => sub {
     is scalar(fired($s)), 0, 'neither is run when its time has not come';
 };
 
+subtest 'K03: a connection that no module lets go does not keep a child' => sub {
+    plan skip_all => 'event: such a child never ends' if $mpm ne 'hybrid';
+    my $s = server(2, "Timeout 2\nListen 127.0.0.1:\@PORT2\@ probe\nHybridProbePort \@PORT2\@ hold");
+    my $client = Hybrid::Client->new($s->port(2));
+    $client->read_until(qr/suspended/);
+    my ($old) = $s->children;
+    my $begin = monotonic();
+    $s->graceful;
+    ok wait_for(sub { !$s->alive($old) }, 20), 'after a reload the child ends';
+    cmp_ok monotonic() - $begin, '>', 1.5, 'when it has waited for Timeout';
+    like $s->log, qr/HYB0003: 1 suspended connection/, 'and says why';
+};
+
 subtest 'K03, X21: mod_dialup' => sub {
     my $s = server(2, "<Location /slow>\nModemStandard V.92\n</Location>\nKeepAliveTimeout 60", modules => ['dialup']);
     $s->file('slow', 'x' x 20_000);
