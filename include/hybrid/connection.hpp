@@ -49,8 +49,6 @@ class Connection : public Runnable, public Timed, public PollTarget {
     /// Timeout and KeepAliveTimeout of the virtual host that is in charge at the moment.
     Duration timeout() const { return timeouts_of_->timeout; }
     Duration keep_alive_timeout() const { return timeouts_of_->keep_alive_timeout; }
-    Duration linger_time() const { return linger_time_; }
-    void set_linger_time(Duration length) { linger_time_ = length; }
 
     /// The connection behind a conn_rec; nullptr for one that is not ours (H21) or a secondary one.
     static Connection *of(const conn_rec *c);
@@ -82,7 +80,6 @@ class Connection : public Runnable, public Timed, public PollTarget {
     apr_bucket_alloc_t *buckets_ = nullptr;
     conn_state_t mailbox_{};
     const server_rec *timeouts_of_;
-    Duration linger_time_ = 0;
 };
 
 /// Gives a secondary connection (a stream of HTTP/2) a state of its own, so that it does not share its master's (H24).
