@@ -20,9 +20,6 @@ MPM
     conf => Hybrid::Server->tls_vhost('Protocols h2 http/1.1') . <<'CONF');
 KeepAliveTimeout 2
 ProxyPass /backend/ http://127.0.0.1:@PORT@/
-<Location /conn>
-    SetHandler hybrid-conn
-</Location>
 CONF
 $s->make_certificate;
 $s->start;

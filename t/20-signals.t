@@ -13,34 +13,13 @@ plan skip_all => 'worker says it in other words' if $mpm eq 'worker';
 
 sub server {
     my (%option) = @_;
-    return Hybrid::Server->new(probe => 1, mpm_conf => ($option{mpm} // <<'MPM'), conf => <<"CONF")->start;
+    return Hybrid::Server->new(probe => 1, mpm_conf => ($option{mpm} // <<'MPM'), conf => $option{conf} // '')->start;
 StartServers 2
 ThreadsPerChild 4
 MaxRequestWorkers 16
 MinSpareThreads 4
 MaxSpareThreads 16
 MPM
-@{[ $option{conf} // '' ]}
-<Location /sleep>
-    SetHandler hybrid-sleep
-</Location>
-<Location /crash>
-    SetHandler hybrid-crash
-</Location>
-<Location /conn>
-    SetHandler hybrid-conn
-</Location>
-CONF
-}
-
-# Sends a request that holds a worker, and returns when a worker has it.
-sub hold {
-    my ($s, $ms) = @_;
-    my $before = grep { $_->{hook} eq 'sleep' } $s->probe;
-    my $client = Hybrid::Client->new($s->port);
-    $client->send("GET /sleep?ms=$ms HTTP/1.1\r\nHost: x\r\n\r\n");
-    wait_for(sub { (grep { $_->{hook} eq 'sleep' } $s->probe) > $before }, 10) or $s->fail('no worker took it');
-    return $client;
 }
 
 sub gone { my ($s, $pid) = @_; return !Hybrid::Server::_alive($pid) }
@@ -58,7 +37,7 @@ subtest 'G01: TERM and INT stop it, and remove the pid file' => sub {
 
 subtest 'G02: WINCH stops it gracefully' => sub {
     my $s = server();
-    my $client = hold($s, 1500);
+    my $client = $s->hold(1500);
     my $idle = Hybrid::Client->new($s->port);
     is $idle->get('/')->{status}, 200, 'an idle connection';
     $s->signal('WINCH');
@@ -74,7 +53,7 @@ subtest 'G02: WINCH stops it gracefully' => sub {
 
 subtest 'K06, X23: GracefulShutdownTimeout is kept' => sub {
     my $s = server(conf => 'GracefulShutdownTimeout 2');
-    my $client = hold($s, 20_000);
+    my $client = $s->hold(20_000);
     my $begin = monotonic();
     $s->signal('WINCH');
     ok wait_for(sub { gone($s, $s->{pid}) }, 20), 'it ends before its request';
@@ -86,7 +65,7 @@ subtest 'K06, X23: GracefulShutdownTimeout is kept' => sub {
 
 subtest 'G03: TERM ends a graceful stop' => sub {
     my $s = server();
-    my $client = hold($s, 20_000);
+    my $client = $s->hold(20_000);
     $s->signal('WINCH');
     $s->wait_log(qr/AH00492/);
     my $begin = monotonic();
@@ -97,7 +76,7 @@ subtest 'G03: TERM ends a graceful stop' => sub {
 
 subtest 'S65, K06: stop does not wait for a hanging request' => sub {
     my $s = server();
-    my $client = hold($s, 20_000);
+    my $client = $s->hold(20_000);
     my $took = $s->stop(20);
     cmp_ok $took, '<', 3, 'it has stopped' if $mpm eq 'hybrid';
     ok $client->is_closed(5), 'the client hears it';
@@ -105,7 +84,7 @@ subtest 'S65, K06: stop does not wait for a hanging request' => sub {
 
 subtest 'K06: nor does stop after graceful' => sub {
     my $s = server();
-    my $client = hold($s, 20_000);
+    my $client = $s->hold(20_000);
     my ($old) = grep { $_->{hook} eq 'sleep' } $s->probe;
     $s->graceful;
     my $took = $s->stop(25);
@@ -119,7 +98,7 @@ subtest 'G05, B17: HUP restarts, cuts requests off, and counts from zero' => sub
     $s->get('/') for 1 .. 5;
     cmp_ok $s->status->{'Total Accesses'}, '>=', 5, 'accesses were counted';
     my @before = $s->children;
-    my $client = hold($s, 8_000);
+    my $client = $s->hold(8_000);
     $s->restart;
     ok $client->is_closed(5), 'the request in work is cut off';
     my %now = map { $_ => 1 } $s->children;
@@ -132,7 +111,7 @@ subtest 'G05, B17: HUP restarts, cuts requests off, and counts from zero' => sub
 subtest 'G04: USR1 keeps counters and requests' => sub {
     my $s = server();
     $s->get('/') for 1 .. 5;
-    my $client = hold($s, 2_000);
+    my $client = $s->hold(2_000);
     $s->graceful;
     like $client->response->{body}, qr/^slept/, 'the request in work is answered';
     cmp_ok $s->status->{'Total Accesses'}, '>=', 5, 'the counters go on';
@@ -144,7 +123,7 @@ subtest 'G04: USR1 keeps counters and requests' => sub {
 
 subtest 'K05, X22: a reload while all old workers are busy' => sub {
     my $s = server(mpm => "StartServers 1\nServerLimit 4\nThreadsPerChild 2\nMaxRequestWorkers 4\nMinSpareThreads 1\nMaxSpareThreads 4");
-    my @busy = map { hold($s, 4_000) } 1 .. 2;
+    my @busy = $s->hold(4_000, 2);
     $s->signal('USR1');
     $s->wait_log(qr/AH00493/);
     my $begin = monotonic();
@@ -213,7 +192,7 @@ subtest 'P11: a crash' => sub {
 subtest 'K20: a killed parent' => sub {
     my $s = server();
     my @children = $s->children;
-    my $client = hold($s, 20_000);
+    my $client = $s->hold(20_000);
     kill 'KILL', $s->{pid};
     my $all_gone = sub { !grep { Hybrid::Server::_alive($_) } @children };
     if ($mpm eq 'hybrid') {

@@ -12,27 +12,7 @@ plan skip_all => 'the rules are event\'s' if $mpm eq 'worker';
 
 sub server {
     my ($mpm_conf, %option) = @_;
-    return Hybrid::Server->new(probe => 1, mpm_conf => $mpm_conf, %option, conf => <<'CONF')->start;
-<Location /sleep>
-    SetHandler hybrid-sleep
-</Location>
-<Location /conn>
-    SetHandler hybrid-conn
-</Location>
-CONF
-}
-
-# $count requests that each hold a worker for $ms; returns when all have one.
-sub hold {
-    my ($s, $count, $ms) = @_;
-    my $want = $count + grep { $_->{hook} eq 'sleep' } $s->probe;
-    my @clients = map {
-        my $client = Hybrid::Client->new($s->port);
-        $client->send("GET /sleep?ms=$ms HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        $client;
-    } 1 .. $count;
-    wait_for(sub { (grep { $_->{hook} eq 'sleep' } $s->probe) >= $want }, 20) or $s->fail("not $count at work");
-    return @clients;
+    return Hybrid::Server->new(probe => 1, mpm_conf => $mpm_conf, %option)->start;
 }
 
 subtest 'P09, P20: the start' => sub {
@@ -45,7 +25,7 @@ subtest 'P09, P20: the start' => sub {
 
 subtest 'P04, P05, P07: more when there are too few idle ones, up to MaxRequestWorkers' => sub {
     my $s = server("StartServers 1\nThreadsPerChild 2\nMaxRequestWorkers 6\nMinSpareThreads 2\nMaxSpareThreads 6");
-    my @clients = hold($s, 6, 4_000);
+    my @clients = $s->hold(4_000, 6);
     is scalar($s->children), 3, 'as many as MaxRequestWorkers allows';
     my @more = map {
         my $client = Hybrid::Client->new($s->port);
@@ -76,7 +56,7 @@ subtest 'P03, K16: fewer when there are too many' => sub {
 
 subtest 'P08: no slot' => sub {
     my $s = server("StartServers 2\nServerLimit 2\nThreadsPerChild 2\nMaxRequestWorkers 4\nMinSpareThreads 1\nMaxSpareThreads 4");
-    my @clients = hold($s, 4, 5_000);
+    my @clients = $s->hold(5_000, 4);
     my $reload = fork // die;
     if (!$reload) { kill 'USR1', $s->{pid}; POSIX::_exit(0) }
     waitpid $reload, 0;
@@ -92,7 +72,7 @@ subtest 'P08: no slot' => sub {
 subtest 'P18, B14: fewer are configured than run' => sub {
     my $s = server("StartServers 4\nServerLimit 8\nThreadLimit 8\nThreadsPerChild 4\nMaxRequestWorkers 16\nMinSpareThreads 1\nMaxSpareThreads 16");
     my @old = $s->children;
-    my ($held) = hold($s, 1, 20_000);
+    my ($held) = $s->hold(20_000, 1);
     my ($busy) = map { $_->{pid} } grep { $_->{hook} eq 'sleep' } $s->probe;
     $s->{mpm_conf} = "StartServers 1\nServerLimit 8\nThreadLimit 8\nThreadsPerChild 1\nMaxRequestWorkers 2\nMinSpareThreads 1\nMaxSpareThreads 2";
     $s->write_conf($s->conf_text);

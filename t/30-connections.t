@@ -10,42 +10,14 @@ use Hybrid::Wait;
 my $mpm = Hybrid::Server::mpm();
 plan skip_all => 'worker has no such states' if $mpm eq 'worker';
 
-my $handlers = <<'CONF';
-<Location /sleep>
-    SetHandler hybrid-sleep
-</Location>
-<Location /conn>
-    SetHandler hybrid-conn
-</Location>
-<Location /read>
-    SetHandler hybrid-read
-</Location>
-CONF
 my $small = "StartServers 1\nThreadsPerChild %d\nMaxRequestWorkers %d\nMinSpareThreads 1\nMaxSpareThreads 64";
 
 sub server {
     my ($threads, $conf, %option) = @_;
-    return Hybrid::Server->new(probe => 1, mpm_conf => sprintf($small, $threads, $threads), conf => "$handlers\n$conf", %option);
+    return Hybrid::Server->new(probe => 1, mpm_conf => sprintf($small, $threads, $threads), conf => $conf, %option);
 }
 
 sub request { my ($path, @more) = @_; return join("\r\n", "GET $path HTTP/1.1", 'Host: localhost', @more) . "\r\n\r\n" }
-
-# A request that holds a worker; returns when it has one.
-sub hold {
-    my ($s, $ms) = @_;
-    my $before = grep { $_->{hook} eq 'sleep' } $s->probe;
-    my $client = Hybrid::Client->new($s->port);
-    $client->send(request("/sleep?ms=$ms"));
-    wait_for(sub { (grep { $_->{hook} eq 'sleep' } $s->probe) > $before }, 10) or $s->fail('no worker took it');
-    return $client;
-}
-
-# Seconds until the server closes.
-sub closed_after {
-    my ($client, $limit) = @_;
-    my $begin = monotonic();
-    return $client->is_closed($limit) ? monotonic() - $begin : -1;
-}
 
 subtest 'S13: keep-alive and pipelining' => sub {
     my $s = server(4, "MaxKeepAliveRequests 5\nKeepAliveTimeout 30")->start;
@@ -176,7 +148,7 @@ subtest 'K01, S42: all workers busy' => sub {
     my $waiting = Hybrid::Client->new($s->port);
     my $idle = Hybrid::Client->new($s->port);
     $_->get('/') for $waiting, $idle;
-    my @busy = map { hold($s, 2_500) } 1 .. 2;
+    my @busy = $s->hold(2_500, 2);
     $waiting->send("POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello");
     if ($mpm eq 'hybrid') {
         is $waiting->response->{body}, "read 5\n", 'a request on a kept-alive connection waits and is answered';

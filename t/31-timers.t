@@ -13,7 +13,7 @@ plan skip_all => 'worker has no timers' if $mpm eq 'worker';
 
 sub server {
     my ($threads, $conf, @more) = @_;
-    return Hybrid::Server->new(probe => 1, conf => "<Location /timer>\nSetHandler hybrid-timer\n</Location>\n" . ($conf // ''),
+    return Hybrid::Server->new(probe => 1, conf => $conf // '',
         mpm_conf => "StartServers 1\nThreadsPerChild $threads\nMaxRequestWorkers $threads\nMinSpareThreads 1", @more)->start;
 }
 

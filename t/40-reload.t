@@ -49,14 +49,8 @@ sub sum {
 
 sub server {
     my ($mpm_conf, $more) = @_;
-    return Hybrid::Server->new(probe => 1, mpm_conf => $mpm_conf, level => 'info', conf => <<"CONF")->start;
-KeepAliveTimeout 5
-MaxKeepAliveRequests 0
-<Location /read>
-    SetHandler hybrid-read
-</Location>
-@{[ $more // '' ]}
-CONF
+    return Hybrid::Server->new(probe => 1, mpm_conf => $mpm_conf, level => 'info',
+        conf => "KeepAliveTimeout 5\nMaxKeepAliveRequests 0\n" . ($more // ''))->start;
 }
 
 my $usual = "StartServers 2\nThreadsPerChild 25\nMaxRequestWorkers 150\nMinSpareThreads 25\nMaxSpareThreads 75";

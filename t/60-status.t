@@ -10,27 +10,9 @@ use Hybrid::Wait;
 my $mpm = Hybrid::Server::mpm();
 plan skip_all => 'worker has no asynchronous states' if $mpm eq 'worker';
 
-my $handlers = "<Location /sleep>\nSetHandler hybrid-sleep\n</Location>\n<Location /conn>\nSetHandler hybrid-conn\n</Location>\n"
-    . "<Location /read>\nSetHandler hybrid-read\n</Location>\n";
-
 sub server {
     my ($mpm_conf, $conf, @more) = @_;
-    return Hybrid::Server->new(probe => 1, mpm_conf => $mpm_conf, conf => $handlers . ($conf // ''), @more);
-}
-
-sub count { my ($hook, $s) = @_; return scalar grep { $_->{hook} eq $hook } $s->probe }
-
-# Connections on which a handler is at work.
-sub hold {
-    my ($s, $number, $ms) = @_;
-    my $before = count(sleep => $s);
-    my @clients = map {
-        my $client = Hybrid::Client->new($s->port);
-        $client->send("GET /sleep?ms=$ms HTTP/1.1\r\nHost: x\r\n\r\n");
-        $client;
-    } 1 .. $number;
-    wait_for(sub { count(sleep => $s) == $before + $number }, 10) or $s->fail('not at work');
-    return @clients;
+    return Hybrid::Server->new(probe => 1, mpm_conf => $mpm_conf, conf => $conf // '', @more);
 }
 
 # The rows of the table of children: [slot, pid, stopping, connections, accepting, busy, idle, writing, ...]
@@ -96,7 +78,7 @@ CONF
         $client;
     } 1 .. 2;
     my @reading = map { my $client = Hybrid::Client->new($s->port); $client->send("GET / HTTP/1.1\r\nHo"); $client } 1 .. 2;
-    my @working = hold($s, 3, 60_000);
+    my @working = $s->hold(60_000, 3);
 
     my $busy = 1 + 3 + 2; # who answers, handlers, half a request
     my $conns = $busy + 5 + 2 + 3 + 2 + 2;
@@ -127,7 +109,7 @@ CONF
 subtest 'B03: who accepts' => sub {
     my $s = server("StartServers 2\nThreadsPerChild 2\nMaxRequestWorkers 4\nMinSpareThreads 1\nMaxSpareThreads 4")->start;
     is scalar(grep { $_->[4] eq 'yes' } children_table($s)), 2, 'both';
-    my @held = hold($s, 3, 4_000);
+    my @held = $s->hold(4_000, 3);
     my $one_less = wait_for(sub { grep { $_->[4] eq 'no' } children_table($s) }, 3);
     ok $one_less, 'not the one without an idle worker' if $mpm eq 'hybrid'; # event says so only sometimes
     is $_->response->{status}, 200, 'they are answered' for @held;
@@ -137,7 +119,7 @@ subtest 'B03: who accepts' => sub {
 subtest 'B02, B16: during a graceful restart' => sub {
     my $s = server($one_child)->start;
     my ($old) = $s->children;
-    my @held = hold($s, 2, 60_000);
+    my @held = $s->hold(60_000, 2);
     $s->graceful;
     shows $s, { Stopping => 1, Processes => 2, BusyWorkers => 1, IdleWorkers => 11 }, 'the old child is stopping';
     cmp_ok $s->status->{Scoreboard} =~ tr/G//, '>=', 2, 'G: its two workers'; # mod_status doesn't sum up stopping children
@@ -156,10 +138,13 @@ subtest 'B12, B13, B17: what is counted' => sub {
     my $total = sub { $s->status->{'Total Accesses'} };
     my $before = $total->();
     $client->get('/') for 1 .. 30;
-    is $total->() - $before, 31, 'each request, this client\'s and the one who asks';
+    # A request is counted after it's answered: the one before these may not be in $before.
+    my $asked = 0;
+    ok wait_for(sub { my $ours = $total->() - $before - ++$asked; $ours == 30 || $ours == 31 }, 5),
+        'each request, this client\'s and the one who asks';
     $before = $total->();
     $s->graceful;
-    cmp_ok $total->(), '>=', $before, 'kept by a graceful restart';
+    cmp_ok $total->(), '>', $before, 'kept by a graceful restart';
     $s->restart;
     cmp_ok $total->(), '<', 10, 'begun anew by a restart';
 };

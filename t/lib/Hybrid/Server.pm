@@ -11,7 +11,8 @@ package Hybrid::Server;
 #       level    => 'info mpm_hybrid:debug',   # LogLevel; @MPM@ is the MPM's name there
 #       args     => ['-X'],                    # more arguments of apache2
 #       foreground => 0,                       # 1: don't daemonize (-D FOREGROUND); -X needs it, too
-#       probe    => 1,                         # load t/c-modules' mod_hybrid_probe (HybridProbeLog @ROOT@/probe)
+#       probe    => 1,                         # load t/c-modules' mod_hybrid_probe (HybridProbeLog @ROOT@/probe), its
+#                                              # handlers at /sleep, /spin, /conn, /crash, /timer and /read
 #       limits   => { nofile => 60 },          # ulimits: nofile, nproc
 #       env      => { LD_PRELOAD => ... },
 #   );
@@ -100,7 +101,7 @@ sub conf_text {
     my @modules = (qw(authz_core dir mime status), @{ $self->{modules} });
     my %seen;
     my $text = join '', load_mpm($self->{mpm}), load_modules(grep { !$seen{$_}++ } @modules),
-        $self->{probe} ? "LoadModule hybrid_probe_module $ENV{HYBRID_PROBE_SO}\nHybridProbeLog $root/probe\n" : '',
+        $self->{probe} ? probe_conf($root) : '',
         $> == 0 ? "User www-data\nGroup www-data\n" : '', <<CONF, $self->{mpm_conf}, "\n", $self->{conf}, "\n";
 ServerRoot $root
 DefaultRuntimeDir $root/run
@@ -121,6 +122,12 @@ CONF
     $text =~ s/\@DOCS\@/$root\/docs/g;
     $text =~ s/\@MPM\@/$self->{mpm}/g;
     return $text;
+}
+
+sub probe_conf {
+    my ($root) = @_;
+    return join '', "LoadModule hybrid_probe_module $ENV{HYBRID_PROBE_SO}\nHybridProbeLog $root/probe\n",
+        map { "<Location /$_>\n    SetHandler hybrid-$_\n</Location>\n" } qw(sleep spin conn crash timer read);
 }
 
 sub write_conf {
@@ -307,6 +314,22 @@ sub wait_log {
     my ($self, $pattern, $limit) = @_;
     my $matches = ref $pattern eq 'CODE' ? $pattern : sub { $_[0] =~ $pattern };
     wait_for(sub { $matches->($self->log) }, $limit // 10) or $self->fail("not in the log: $pattern");
+}
+
+# Sends $count (1) requests that hold a worker for $ms each, on a connection each; returns the clients when all have one.
+# Needs the probe.
+sub hold {
+    my ($self, $ms, $count) = @_;
+    require Hybrid::Client;
+    my $asleep = sub { scalar grep { $_->{hook} eq 'sleep' } $self->probe };
+    my $want = $asleep->() + ($count //= 1);
+    my @clients = map {
+        my $client = Hybrid::Client->new($self->port);
+        $client->send("GET /sleep?ms=$ms HTTP/1.1\r\nHost: x\r\n\r\n");
+        $client;
+    } 1 .. $count;
+    wait_for(sub { $asleep->() >= $want }, 10) or $self->fail('no worker took it');
+    return wantarray ? @clients : $clients[0];
 }
 
 # Lines of the probe's log, each { time, pid, tid, hook, and its key=value pairs }.
