@@ -72,15 +72,16 @@ subtest 'P08: no slot' => sub {
 subtest 'P18, B14: fewer are configured than run' => sub {
     my $s = server("StartServers 4\nServerLimit 8\nThreadLimit 8\nThreadsPerChild 4\nMaxRequestWorkers 16\nMinSpareThreads 1\nMaxSpareThreads 16");
     my @old = $s->children;
-    my ($held) = $s->hold(20_000, 1);
-    my ($busy) = map { $_->{pid} } grep { $_->{hook} eq 'sleep' } $s->probe;
+    my @held = $s->hold(20_000, 5); # so that one child has two, one of them beyond the rows that will be configured
+    my %busy = map { $_->{pid} => 1 } grep { $_->{hook} eq 'sleep' } $s->probe;
     $s->{mpm_conf} = "StartServers 1\nServerLimit 8\nThreadLimit 8\nThreadsPerChild 1\nMaxRequestWorkers 2\nMinSpareThreads 1\nMaxSpareThreads 2";
     $s->write_conf($s->conf_text);
     $s->graceful;
-    ok wait_for(sub { my %now = map { $_ => 1 } $s->children; (grep { $now{$_} } @old) == 1 }, 20), 'the old ones go, but the busy one';
-    kill 'KILL', $busy;
-    ok wait_for(sub { !Hybrid::Server::_alive($busy) }, 10), 'that one is killed';
-    ok wait_for(sub { $s->status->{GracefulWorkers} == 0 && $s->status->{BusyWorkers} == 1 }, 10), 'no stale worker is shown';
+    ok wait_for(sub { my %now = map { $_ => 1 } $s->children; (grep { $now{$_} } @old) == keys %busy }, 20), 'the old ones go, but the busy ones';
+    kill 'KILL', keys %busy;
+    ok wait_for(sub { !grep { Hybrid::Server::_alive($_) } keys %busy }, 10), 'those are killed';
+    my $clean = wait_for(sub { $s->status->{Scoreboard} =~ tr/A-Z/A-Z/ == 1 }, 10);
+    ok $clean, 'no stale worker is shown' if $mpm eq 'hybrid'; # event forgets the rows beyond the new number
     $s->stop;
     ok wait_for(sub { !grep { Hybrid::Server::_alive($_) } @old }, 5), 'and none is left at the end';
 };

@@ -76,6 +76,12 @@ subtest 'S18: a refused upload gets its answer while it is still sending' => sub
     is $silent->response->{status}, 413, 'a client that stays';
     my $closing = wait_for(sub { $s->status->{ConnsAsyncClosing} }, 5);
     is $closing, 1, 'is waited for' if $mpm eq 'hybrid'; # event's count is old by then (K17)
+    for (1 .. 3) {
+        $silent->send('x' x 5_000);
+        $s->get('/'); # the listener has been round
+    }
+    ok $silent->send('x' x 5_000), 'it can still send';
+    is $s->status->{ConnsAsyncClosing}, 1, 'and is waited for while it does' if $mpm eq 'hybrid';
 };
 
 subtest 'S11: slow readers of a large file hold no worker (EnableSendfile On)' => sub {

@@ -106,6 +106,16 @@ CONF
     shows $s, { ConnsAsyncKeepAlive => 5, BusyWorkers => 4 }, 'and they are idle, too';
 };
 
+subtest 'B09: a kept-alive connection is shown at the worker that has it now' => sub {
+    my $s = server($one_child)->start;
+    my @clients = map { my $client = Hybrid::Client->new($s->port); $client->get('/'); $client } 1 .. 4;
+    $_->send("GET /sleep?ms=3000 HTTP/1.1\r\nHost: x\r\n\r\n") for @clients;
+    shows $s, { BusyWorkers => 5 }, 'four at work, and who answers';
+    my %ids;
+    $ids{ $_->response->{body} }++ for @clients; # the body says pid and id
+    is keys %ids, 4, 'connections in work at the same time have different ids';
+};
+
 subtest 'B03: who accepts' => sub {
     my $s = server("StartServers 2\nThreadsPerChild 2\nMaxRequestWorkers 4\nMinSpareThreads 1\nMaxSpareThreads 4")->start;
     is scalar(grep { $_->[4] eq 'yes' } children_table($s)), 2, 'both';

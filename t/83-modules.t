@@ -73,6 +73,7 @@ subtest 'mod_reqtimeout' => sub {
     $client->send("GET / HTTP/1.1\r\nHos");
     is $client->response(limit => 10)->{status}, 408, 'half a header: 408';
     ok $client->is_closed(10), 'and closed';
+    ok wait_for(sub { $s->status->{ConnsAsyncClosing} == 0 }, 15), 'waited for only shortly (short-lingering-close)';
     $client = Hybrid::Client->new($s->port);
     is $client->get('/')->{status}, 200, 'a whole one';
     ok !$client->is_closed(2), 'is not held to it while idle';
