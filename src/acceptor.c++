@@ -40,6 +40,9 @@ Acceptor::Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Pools
 int Acceptor::open(ap_listen_rec *listeners)
 {
     listeners_ = listeners;
+    const Fd lowest(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0)); // all below are taken for good
+    if (lowest)
+        most_connections_ = std::max(1, descriptor_limit_ - lowest.get());
     for (ap_listen_rec *record = listeners; record; record = record->next) {
         Socket &socket = sockets_.emplace_back(record);
         apr_os_sock_get(&socket.fd, record->sd);
@@ -108,9 +111,12 @@ bool Acceptor::accept_one(Socket &socket, Time now)
 }
 
 // The kernel gives out the lowest free number, so the last one says how full the table is; only when that was near the
-// limit is it worth asking before the next.
+// limit is it worth asking before the next. But files that come and go meanwhile may have the low numbers and
+// connections the high ones, so these are counted, too.
 bool Acceptor::descriptors_left(int listening)
 {
+    if (slot_.connections() >= static_cast<unsigned>(most_connections_))
+        return false;
     if (!near_limit_)
         return true;
     const Fd lowest(fcntl(listening, F_DUPFD_CLOEXEC, 0));

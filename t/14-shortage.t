@@ -10,12 +10,14 @@ use Hybrid::Wait;
 
 my $mpm = Hybrid::Server::mpm();
 
-# Starts a server that is expected not to come up: what it said, and whether anything is left of it.
+# Starts a server that is expected not to come up: what it said, and whether anything is left of it. One that has
+# detached from us by then is given time for its last words.
 sub refused {
-    my ($s) = @_;
+    my ($s, $last_words) = @_;
     my $pid = $s->launch;
     my $gone = wait_for(sub { !Hybrid::Server::_alive($pid) }, 15);
     ok $gone, 'the command ends';
+    $s->wait_log($last_words, 15) if $last_words;
     my $left = wait_for(sub { my $daemon = $s->pid; !$daemon || !Hybrid::Server::_alive($daemon) }, 15);
     ok $left, 'and no server is left';
     return Hybrid::Server::slurp($s->root . '/logs/console') . $s->log;
@@ -105,7 +107,7 @@ subtest 'no threads at all' => sub {
     plan skip_all => 'needs root, and a user of its own' if !$made;
     plan skip_all => 'worker and prefork say it in other words' if $mpm !~ /^(hybrid|event)$/;
     my $s = short_of_threads(1);
-    my $said = refused($s);
+    my $said = refused($s, qr/httpd is exiting!/);
     like $said, qr/unable to create .*thread/, 'the child says what it lacks';
     like $said, qr/A resource shortage or other unrecoverable failure/, 'and the server that it gives up';
 };

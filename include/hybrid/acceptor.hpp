@@ -5,6 +5,7 @@
 #include "hybrid/poller.hpp"
 
 #include <atomic>
+#include <climits>
 #include <deque>
 
 namespace hybrid {
@@ -67,6 +68,7 @@ class Acceptor {
     Duration pause_ = 0;
     Time quiet_until_ = 0; // the next message about that not before
     int descriptor_limit_; // connections get numbers below this, files that requests need the rest
+    int most_connections_ = INT_MAX;
     bool near_limit_ = false;
 };
 
