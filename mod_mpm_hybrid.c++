@@ -138,7 +138,13 @@ static const char *hybrid_set_number(cmd_parms *cmd, void *, const char *argumen
 static const char *hybrid_set_factor(cmd_parms *cmd, void *, const char *argument) noexcept
 {
     const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
-    return error ? error : door.config.set_factor(argument);
+    return error ? error : Config::check_factor(argument);
+}
+
+static const char *hybrid_set_tokens(cmd_parms *cmd, void *, const char *all, const char *per_child) noexcept
+{
+    const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
+    return error ? error : door.config.set_tokens(all, per_child);
 }
 
 #define HYBRID_NUMBER(name, member, help)                                                                              \
@@ -157,7 +163,11 @@ static const command_rec hybrid_directives[] = {
                   "Maximum number of worker threads per child process for this run of Apache - Upper limit for "
                   "ThreadsPerChild"),
     AP_INIT_TAKE1("AsyncRequestWorkerFactor", hybrid_set_factor, nullptr, RSRC_CONF,
-                  "How many additional connects will be accepted per idle worker thread"),
+                  "Accepted for mpm_event's sake; idle connections need no workers"),
+    AP_INIT_TAKE12(
+        "RunTokens", hybrid_set_tokens, nullptr, RSRC_CONF,
+        "How many workers run at the same time: over all children (auto: as many as there are cores to use), "
+        "and in one child (1)"),
     AP_GRACEFUL_SHUTDOWN_TIMEOUT_COMMAND,
     {},
 };

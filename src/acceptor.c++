@@ -14,7 +14,8 @@ namespace {
 constexpr int kAcceptsAtOnce = 16;
 constexpr Duration kFirstPause = milliseconds(50);
 constexpr Duration kLongestPause = seconds(1);
-constexpr Duration kQuietTime = seconds(60); // between two messages about the same shortage
+constexpr Duration kCrowdedPause = milliseconds(10); // while workers are blocked
+constexpr Duration kQuietTime = seconds(60);         // between two messages about the same shortage
 
 /// Requests open files, too, two for each worker at a time or so: that much, but not more than half, is kept for them,
 /// or a full table would fail them all.
@@ -57,29 +58,27 @@ int Acceptor::open(ap_listen_rec *listeners)
 void Acceptor::on_readable(PollTarget &target, Time now)
 {
     auto &socket = static_cast<Socket &>(target);
-    for (int i = 0; i < kAcceptsAtOnce && !closed_ && !disabled() && !used_up(); ++i) {
-        if (!room()) {
-            disable(scheduler_.load().parked ? "Too many open connections" : "All workers busy");
-            return;
-        }
+    const Lock lock(mu_);
+    if (closed_)
+        return;
+    for (int left = room(); left > 0 && !pausing() && !used_up(); --left)
         if (!accept_one(socket, now))
             return;
+    if (!pausing() && room() == 0) {
+        crowded_.store(true);
+        stop_listening(kCrowdedPause, now, "All workers busy");
     }
 }
 
-// There is an idle worker for the next connection, and the child is not above the limit that AsyncRequestWorkerFactor
-// sets (connections_above_limit() in server/mpm/event/event.c, which is stricter by one worker once the child has
-// stopped accepting: a moment without idle workers could then keep it from accepting for as long as its connections
-// live).
-bool Acceptor::room() const
+// How many can be taken at once. Idle connections need no worker, and a queue of short requests none to itself. But
+// what is taken may block, hence not more than there are workers; and while most of them are blocked already, a client
+// beyond their number would wait for one, though another child may be idle or could be started.
+int Acceptor::room() const
 {
-    const std::size_t idle = scheduler_.load().parked;
-    if (idle == 0)
-        return false;
-    const std::size_t open = slot_.connections();
-    const std::size_t closing = slot_.closing();
-    const std::size_t extra = idle * config_.worker_factor / Config::kFactorScale;
-    return open <= closing || open - closing < config_.threads_per_child + extra;
+    const int workers = config_.threads_per_child;
+    const int at_work = static_cast<int>(scheduler_.load().at_work);
+    const int open = static_cast<int>(slot_.connections()) - static_cast<int>(slot_.closing());
+    return std::clamp(workers - (2 * at_work <= workers ? at_work : std::max(open, at_work)), 0, kAcceptsAtOnce);
 }
 
 bool Acceptor::accept_one(Socket &socket, Time now)
@@ -152,13 +151,12 @@ void Acceptor::pause(apr_status_t status, Time now)
                      HYBLOGNO(0001) "can't accept more connections; pausing until that is possible again");
     }
     pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
-    again_at_ = later(now, pause_);
-    disable("Short of resources");
+    stop_listening(pause_, now, "Short of resources");
 }
 
-void Acceptor::disable(const char *why)
+void Acceptor::stop_listening(Duration length, Time now, const char *why)
 {
-    disabled_.store(true);
+    again_at_.store(later(now, length));
     for (Socket &socket : sockets_)
         poller_.forget(socket.fd);
     slot_.set_accepting(false);
@@ -168,31 +166,34 @@ void Acceptor::disable(const char *why)
 
 void Acceptor::reconsider(Time now)
 {
-    if (closed_ || !disabled())
+    if (now < again_at_.load() || !pausing())
         return;
-    if (again_at_ != kNever && now < again_at_)
+    const Lock lock(mu_);
+    if (room() == 0) {
+        again_at_.store(later(now, kCrowdedPause));
         return;
-    // Asked for before looking: a worker that parks in between wakes the listener.
-    scheduler_.tell_when_parked({[](void *poller) { static_cast<Poller *>(poller)->wake(); }, &poller_});
-    if (!room())
+    }
+    again_at_.store(kNever);
+    crowded_.store(false);
+    if (closed_)
         return;
-    again_at_ = kNever;
     for (Socket &socket : sockets_) {
         if (const int error = poller_.watch(socket.fd, socket)) {
             pause(error, now);
             return;
         }
     }
-    disabled_.store(false);
     slot_.set_accepting(true);
     ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf,
                  APLOGNO(00457) "Accepting new connections again: %u active conns (%u lingering/%u suspended), "
                                 "%d idle workers",
-                 slot_.connections(), slot_.closing(), slot_.suspended(), static_cast<int>(scheduler_.load().parked));
+                 slot_.connections(), slot_.closing(), slot_.suspended(),
+                 config_.threads_per_child - static_cast<int>(scheduler_.load().at_work));
 }
 
 void Acceptor::close()
 {
+    const Lock lock(mu_);
     if (closed_)
         return;
     closed_ = true;

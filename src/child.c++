@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/timerfd.h>
 
 namespace hybrid {
 
@@ -18,6 +19,8 @@ namespace {
 /// nine seconds (ap_reclaim_child_processes() in server/mpm_unix.c); nobody should wait for that.
 constexpr Duration kPatience = milliseconds(250);
 
+constexpr int kSparePeriod = 30'000; // milliseconds: threads that were not needed for so long are ended
+
 sigset_t watched_signals()
 {
     sigset_t set;
@@ -26,6 +29,13 @@ sigset_t watched_signals()
     sigaddset(&set, AP_SIG_GRACEFUL);
     sigaddset(&set, Child::kHurry);
     return set;
+}
+
+/// What has been counted since the last time.
+std::uint64_t take_count(const Fd &counter)
+{
+    std::uint64_t count = 0;
+    return read(counter.get(), &count, sizeof count) == sizeof count ? count : 0;
 }
 
 bool readable(int fd, int milliseconds)
@@ -58,14 +68,10 @@ void Child::main()
     start_threads();
     set_mpm_state(birth_.retained, AP_MPMQ_RUNNING);
     serve();
-    if (listener_thread_) {
-        apr_status_t rv;
-        apr_thread_join(&rv, listener_thread_);
-    }
     if (!wait_for_workers()) {
         ap_log_error(APLOG_MARK, APLOG_INFO, 0, ap_server_conf,
                      HYBLOGNO(0005) "%d worker(s) still in a handler, ending without them",
-                     static_cast<int>(scheduler_.load().workers));
+                     static_cast<int>(scheduler_->load().workers));
         if (birth_.before_exit)
             birth_.before_exit(birth_.parent_object);
         _exit(0);
@@ -124,7 +130,8 @@ void Child::watch_signals()
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
     signals_ = Fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
     notices_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    if (!signals_ || !notices_) {
+    ticks_ = Fd(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+    if (!signals_ || !notices_ || !ticks_) {
         ap_log_error(APLOG_MARK, APLOG_ALERT, errno, ap_server_conf,
                      HYBLOGNO(0006) "can't make the descriptors a child needs");
         exit_child(APEXIT_CHILDSICK);
@@ -141,7 +148,13 @@ void Child::make_runtime()
     const bool capped = ap_max_mem_free != APR_ALLOCATOR_MAX_FREE_UNLIMITED;
     const std::size_t keep = capped ? config.threads_per_child * 3 / 4 : static_cast<std::size_t>(-1);
 
-    slot_ = std::make_unique<Slot>(birth_.slot, config.threads_per_child, config.thread_limit);
+    const Scheduler::Hooks hooks = {
+        [](void *child) { static_cast<Child *>(child)->listener_->wake(); },
+        [](void *child) { static_cast<Child *>(child)->watch(); },
+        this,
+    };
+    scheduler_ = std::make_unique<Scheduler>(config.tokens_per_child, hooks);
+    slot_ = std::make_unique<Slot>(birth_.slot, config.thread_limit);
     pools_ = std::make_unique<Pools>(birth_.pconf, keep);
     const Listener::Callbacks callbacks = {
         Turn::run,
@@ -151,23 +164,13 @@ void Child::make_runtime()
         },
         this,
     };
-    listener_ = std::make_unique<Listener>(config, *slot_, scheduler_, *pools_, callbacks);
-    workers_ = std::make_unique<Workers>(config, *slot_, scheduler_, *listener_);
+    listener_ = std::make_unique<Listener>(config, *slot_, *scheduler_, *pools_, callbacks);
+    workers_ = std::make_unique<Workers>(config, *slot_, *scheduler_, *listener_);
     if (const int error = listener_->open()) {
         ap_log_error(APLOG_MARK, APLOG_ALERT, error, ap_server_conf,
                      HYBLOGNO(0008) "can't make the listener's descriptors");
         exit_child(APEXIT_CHILDSICK);
     }
-}
-
-// Calls apr_thread_exit(), which unwinds: nothing with a destructor may be alive here (T15).
-extern "C" {
-static void *APR_THREAD_FUNC hybrid_listener_thread(apr_thread_t *thread, void *self)
-{
-    static_cast<Listener *>(self)->run();
-    apr_thread_exit(thread, APR_SUCCESS);
-    return nullptr;
-}
 }
 
 void Child::start_threads()
@@ -187,43 +190,69 @@ void Child::start_threads()
         ap_log_error(APLOG_MARK, APLOG_ALERT, error, ap_server_conf, HYBLOGNO(0007) "can't poll the listening sockets");
         exit_child(APEXIT_CHILDSICK);
     }
-    // A worker, the listener, the other workers: short of threads, a child serves with what it gets.
-    const ap_generation_t generation = birth_.retained.mpm->my_generation;
-    if (!workers_->start(1, attributes, pruntime_, generation))
-        exit_sick();
-    const apr_status_t rv =
-        ap_thread_create(&listener_thread_, attributes, hybrid_listener_thread, listener_.get(), pruntime_);
-    if (rv != APR_SUCCESS) {
-        ap_log_error(APLOG_MARK, APLOG_ALERT, rv, ap_server_conf,
-                     APLOGNO(00474) "ap_thread_create: unable to create listener thread");
-        exit_sick();
-    }
-    workers_->start(birth_.config.threads_per_child, attributes, pruntime_, generation);
+    workers_->open(attributes, pruntime_, birth_.retained.mpm->my_generation);
+    for (int i = 0; i < birth_.config.tokens_per_child; ++i)
+        if (!workers_->start_one() && i == 0)
+            exit_child(APEXIT_CHILDSICK); // lets the parent decide how bad it is (P13)
+    workers_->show_all();
 }
 
-// Lets the parent decide how bad it is (P13).
-void Child::exit_sick()
-{
-    scheduler_.stop();
-    workers_->join();
-    exit_child(APEXIT_CHILDSICK);
-}
-
+// Also the scheduler's caretaker, see watchdog.hpp.
 void Child::serve()
 {
-    struct pollfd waits[] = {{signals_.get(), POLLIN, 0}, {notices_.get(), POLLIN, 0}};
-    while (!listener_->ended()) {
-        if (poll(waits, 2, -1) < 0)
+    struct pollfd waits[] = {{signals_.get(), POLLIN, 0}, {notices_.get(), POLLIN, 0}, {ticks_.get(), POLLIN, 0}};
+    const int kept = birth_.config.tokens_per_child;
+    while (!listener_->ended() && ending_ != Ending::Now) {
+        const bool spare = scheduler_->load().workers > static_cast<std::size_t>(kept);
+        const int ready = poll(waits, 3, spare ? kSparePeriod : -1);
+        if (ready == 0) {
+            scheduler_->retire_unneeded(kept);
+            workers_->reap();
+        }
+        if (ready <= 0)
             continue;
-        if (waits[1].revents) {
-            std::uint64_t notices;
-            [[maybe_unused]] const auto n = read(notices_.get(), &notices, sizeof notices);
+        if (waits[2].revents && take_count(ticks_))
+            on_tick();
+        if (waits[1].revents && take_count(notices_)) {
             if (listener_->wants_drain())
                 end_gracefully();
+            if (listener_->crowded())
+                call_parent();
         }
         if (waits[0].revents)
             on_signal();
     }
+}
+
+// Any thread.
+void Child::watch()
+{
+    const struct itimerspec once = {{0, 0}, {0, Watchdog::kTick * 1000}};
+    timerfd_settime(ticks_.get(), 0, &once, nullptr);
+}
+
+void Child::on_tick()
+{
+    if (scheduler_->tick(holders_))
+        watch();
+    for (const Scheduler::Holder &holder : holders_)
+        if (static_cast<Worker *>(holder.runner)->lets_others_in(holder.run))
+            scheduler_->detach(holder);
+    while (scheduler_->short_of_workers()) {
+        if (workers_->start_one())
+            continue;
+        listener_->nobody_polls();
+        call_parent();
+        if (!scheduler_->short_of_workers())
+            listener_->wake(); // one has just come back
+        break;
+    }
+}
+
+void Child::call_parent()
+{
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const auto n = write(birth_.parent_calls, &one, sizeof one);
 }
 
 void Child::on_signal()
@@ -258,7 +287,7 @@ void Child::end_now()
     ending_ = Ending::Now;
     set_mpm_state(birth_.retained, AP_MPMQ_STOPPING);
     listener_->stop();
-    scheduler_.stop();
+    scheduler_->stop();
     workers_->hang_up();
     ap_run_child_stopping(pchild_, 0);
 }
@@ -268,7 +297,7 @@ void Child::end_now()
 bool Child::wait_for_workers()
 {
     Time give_up = kNever;
-    while (scheduler_.load().workers > 0) {
+    while (scheduler_->load().workers > 0) {
         if (ending_ == Ending::Now) {
             give_up = std::min(give_up, later(now(), kPatience));
             if (now() >= give_up)

@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <fstream>
 #include <new>
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <utility>
 
 namespace hybrid {
@@ -45,6 +47,20 @@ void Children::start(int wanted)
         hurry_quiescing();
 }
 
+int Children::open()
+{
+    calls_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    return calls_ ? 0 : errno;
+}
+
+void Children::wait_for_call(Duration length)
+{
+    struct pollfd call = {calls_.get(), POLLIN, 0};
+    std::uint64_t count;
+    if (poll(&call, 1, static_cast<int>(length / milliseconds(1))) > 0 && read(calls_.get(), &count, sizeof count) > 0)
+        return;
+}
+
 void Children::replace(int slot)
 {
     if (to_start_ > 0 && make(slot))
@@ -62,7 +78,7 @@ bool Children::make(int slot)
         return false;
     }
     const Child::Birth birth = {
-        config_, retained_, pconf_, buckets_[slot % bucket_count()], slot, getpid(), nullptr, nullptr,
+        config_, retained_, pconf_, buckets_[slot % bucket_count()], slot, getpid(), calls_.get(), nullptr, nullptr,
     };
     if (config_.one_process) {
         Child::Birth here = birth;
@@ -213,6 +229,7 @@ void Children::maintain()
             config_.max_request_workers,
             config_.min_spare_threads,
             config_.max_spare_threads,
+            config_.min_children,
             retained_.active_daemons,
             retained_.total_daemons,
         };

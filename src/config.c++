@@ -1,5 +1,7 @@
 #include "hybrid/config.hpp"
 
+#include "hybrid/cores.hpp"
+
 #include <algorithm>
 #include <cstdlib>
 
@@ -154,7 +156,43 @@ void clamp_start_and_spare(const Clamp &clamp, Config &config)
 
 } // namespace
 
-const char *Config::set_factor(const char *argument)
+namespace {
+
+/// A number from 1 to `max`; 0 when it is something else.
+int small_number(const char *text, long max)
+{
+    char *end;
+    const long number = std::strtol(text, &end, 10);
+    return *text && !*end && number >= 1 && number <= max ? static_cast<int>(number) : 0;
+}
+
+/// One child for each token, if that many are allowed; else they share (several runners in one process cost more:
+/// doc/notes).
+void spread_tokens(Config &config)
+{
+    const auto share = [](int all, int parts) { return (all + parts - 1) / parts; };
+    const int tokens = config.run_tokens > 0 ? config.run_tokens : usable_cores();
+    config.min_children = std::min(share(tokens, config.tokens_per_child), config.active_limit);
+    config.tokens_per_child = std::min(share(tokens, config.min_children), config.threads_per_child);
+}
+
+} // namespace
+
+const char *Config::set_tokens(const char *all, const char *per_child)
+{
+    run_tokens = 0;
+    if (ap_cstr_casecmp(all, "auto") != 0) {
+        run_tokens = small_number(all, kMaxTokens);
+        if (run_tokens == 0)
+            return "RunTokens must be \"auto\" or a number from 1 to 4096";
+    }
+    tokens_per_child = per_child ? small_number(per_child, kMaxTokens) : 1;
+    if (tokens_per_child == 0)
+        return "RunTokens per child must be a number from 1 to 4096";
+    return nullptr;
+}
+
+const char *Config::check_factor(const char *argument)
 {
     char *end;
     const double factor = std::strtod(argument, &end);
@@ -162,8 +200,6 @@ const char *Config::set_factor(const char *argument)
         return "error parsing value";
     if (!(factor > 0))
         return "AsyncRequestWorkerFactor argument must be a positive number";
-    constexpr double max = 1 << 20;
-    worker_factor = std::max(static_cast<unsigned>(std::min(factor, max) * kFactorScale), kFactorScale);
     return nullptr;
 }
 
@@ -175,12 +211,13 @@ void Config::check(Retained &retained, bool startup, const server_rec *server)
     clamp_threads_per_child(clamp, threads_per_child, thread_limit);
     clamp_workers(clamp, *this);
     clamp_start_and_spare(clamp, *this);
+    spread_tokens(*this);
 }
 
 void Config::fit_buckets(int buckets)
 {
     active_limit = std::max(active_limit, buckets);
-    start_servers = std::min(std::max(start_servers, buckets), active_limit);
+    start_servers = std::min(std::max({start_servers, min_children, buckets}), active_limit);
     min_spare_threads = std::max(min_spare_threads, threads_per_child * (buckets - 1) + buckets);
     max_spare_threads = std::max(max_spare_threads, min_spare_threads + (threads_per_child + 1) * buckets);
 }

@@ -39,26 +39,61 @@ Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools
 {
 }
 
-void Listener::run()
+void Listener::round(Worker &self)
 {
-    for (;;) {
-        const Time t = now();
-        follow_mode(t);
-        if (seen_mode_ == Mode::Stop || (seen_mode_ != Mode::Serve && drained(t)))
-            break;
-        acceptor_.reconsider(t);
-        for (const epoll_event &event : poller_.wait(next_due(t)))
-            on_event(event, now());
-        expire(now());
-        run_timers(now());
-        give_back_released();
-        if (acceptor_.used_up() && !wants_drain_.exchange(true))
-            callbacks_.notify(callbacks_.child);
-    }
+    if (ended_.load())
+        return;
+    const Time t = now();
+    if (unattended_.exchange(false))
+        slot_.set_accepting(!acceptor_.pausing());
+    follow_mode(t);
+    if (seen_mode_ == Mode::Stop || (seen_mode_ != Mode::Serve && drained(t)))
+        return end();
+    acceptor_.reconsider(t);
+    const bool was_crowded = crowded();
+    const std::span<const epoll_event> events = wait(self, t);
+    const Time then = now();
+    for (const epoll_event &event : events)
+        on_event(event, then);
+    expire(then);
+    run_timers(then);
+    give_back_released();
+    if ((acceptor_.used_up() && !wants_drain_.exchange(true)) || (crowded() && !was_crowded))
+        callbacks_.notify(callbacks_.child);
+}
+
+// Sleeps only when there is nothing to do, here or in the queue.
+std::span<const epoll_event> Listener::wait(Worker &self, Time now)
+{
+    const std::span<const epoll_event> events = poller_.wait(0);
+    if (!events.empty() || next_due(now) <= now || !scheduler_.may_sleep())
+        return events;
+    self.rest();
+    const std::span<const epoll_event> later_events = poller_.wait(sleeps_until_.load());
+    sleeps_until_.store(0);
+    scheduler_.awake();
+    return later_events;
+}
+
+void Listener::end()
+{
     acceptor_.close();
-    scheduler_.limit(0);
     ended_.store(true);
+    scheduler_.finish();
     callbacks_.notify(callbacks_.child);
+}
+
+void Listener::nobody_polls()
+{
+    unattended_.store(true);
+    slot_.set_accepting(false);
+}
+
+void Listener::drain()
+{
+    acceptor_.close(); // also when nobody polls at the moment
+    slot_.quiesce();
+    set_mode(Mode::Drain);
 }
 
 void Listener::set_mode(Mode mode)
@@ -75,8 +110,6 @@ void Listener::follow_mode(Time now)
         return;
     }
     if (seen_mode_ == Mode::Serve) {
-        acceptor_.close();
-        slot_.quiesce();
         Lock lock(mu_);
         std::vector<Timed *> lingering;
         while (Timed *item = linger_.pop_expired(kNever))
@@ -87,7 +120,6 @@ void Listener::follow_mode(Time now)
     seen_mode_ = mode;
     if (mode == Mode::Hurry)
         shed_idle();
-    scheduler_.limit(slot_.connections() + 1); // one for each, and one for timers: more have nothing to wait for
 }
 
 // Every connection has gone. Those that stay suspended with nothing left in this child that could let them go (its
@@ -121,7 +153,7 @@ Time Listener::next_due(Time now)
         due = std::min(due, later(now, kReviewPeriod));
     Lock lock(mu_);
     due = std::min({due, idle_.next(), io_.next(), linger_.next(), timers_.next()});
-    sleeps_until_ = due;
+    sleeps_until_.store(due);
     return due;
 }
 
@@ -196,7 +228,7 @@ void Listener::park(ConnectionPtr connection, Readiness what, Duration length)
         Lock lock(mu_);
         Deadlines &deadlines = deadlines_of(parked.state());
         deadlines.add(parked, length, now());
-        wake = parked.expires < sleeps_until_;
+        wake = parked.expires < sleeps_until_.load();
         const bool known = std::exchange(parked.polled, true);
         error = poller_.arm(parked.fd(), parked, what, known);
         if (error)
@@ -222,7 +254,7 @@ void Listener::hold(ConnectionPtr connection)
 void Listener::drop(ConnectionPtr connection)
 {
     connection.reset();
-    if (acceptor_.disabled() || mode_.load() != Mode::Serve)
+    if (acceptor_.pausing() || mode_.load() != Mode::Serve)
         poller_.wake();
 }
 
@@ -241,7 +273,7 @@ void Listener::add_timer(Duration delay, TimedCallback callback)
         Lock lock(mu_);
         const Time due = later(now(), std::max<Duration>(delay, 0));
         timers_.add(due, callback);
-        wake = due < sleeps_until_;
+        wake = due < sleeps_until_.load();
     }
     if (wake)
         poller_.wake();

@@ -5,6 +5,12 @@
 
 namespace hybrid {
 
+namespace {
+
+constexpr Duration kMonitorPeriod = seconds(10);
+
+} // namespace
+
 Parent *Parent::make(Config &config, Retained &retained, ap_reclaim_callback_fn_t *reclaimed, apr_pool_t *pconf)
 {
     auto *parent = new Parent(config, retained, reclaimed, pconf);
@@ -38,6 +44,11 @@ int Parent::open_logs(server_rec *server)
         return !OK;
     }
     children_.set_buckets(records, buckets);
+    if (const int error = children_.open()) {
+        ap_log_error(APLOG_MARK, APLOG_CRIT | flags, error, where,
+                     HYBLOGNO(0009) "can't make the descriptor that children call by");
+        return !OK;
+    }
     return OK;
 }
 
@@ -83,7 +94,7 @@ void Parent::serve()
         apr_exit_why_e why;
         int status;
         apr_proc_t process;
-        ap_wait_or_timeout(&why, &status, &process, pconf_, ap_server_conf);
+        wait(process, why, status);
         if (process.pid != -1) {
             if (!on_exit(process, why, status))
                 continue;
@@ -95,6 +106,24 @@ void Parent::serve()
         else if (!give_up_if_sick())
             children_.maintain();
     }
+}
+
+// As ap_wait_or_timeout() in server/mpm_common.c, but a child that has no more workers for its clients ends the sleep.
+void Parent::wait(apr_proc_t &process, apr_exit_why_e &why, int &status)
+{
+    if (now() >= later(monitored_at_, kMonitorPeriod)) {
+        monitored_at_ = now();
+        ap_run_monitor(pconf_, ap_server_conf);
+    }
+    const apr_status_t rv = apr_proc_wait_all_procs(&process, &status, &why, APR_NOWAIT, pconf_);
+#if AP_MODULE_MAGIC_AT_LEAST(20120211, 80)
+    ap_update_global_status();
+#endif
+    if (APR_STATUS_IS_CHILD_DONE(rv))
+        return;
+    process.pid = -1;
+    if (!APR_STATUS_IS_EINTR(rv))
+        children_.wait_for_call(seconds(1));
 }
 
 // True when the loop should look at the children's number right away: after a death by a signal, which is a crash,

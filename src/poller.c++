@@ -30,7 +30,7 @@ int Poller::open()
 
 int Poller::watch(int fd, PollTarget &target)
 {
-    return control(epoll_.get(), EPOLL_CTL_ADD, fd, target, EPOLLIN);
+    return control(epoll_.get(), EPOLL_CTL_ADD, fd, target, EPOLLIN | EPOLLEXCLUSIVE);
 }
 
 int Poller::arm(int fd, PollTarget &target, Readiness what, bool known)

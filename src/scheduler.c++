@@ -1,111 +1,252 @@
 #include "hybrid/scheduler.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace hybrid {
 
 void Scheduler::push(Runnable &work)
 {
-    Lock lock(mu_);
-    work.next = nullptr;
-    // The common case first: an idle worker gets it in its hand, past the queue, which is empty then.
-    if (top_ && !stopped_) {
-        top_->work = &work;
-        unpark(*top_);
-        return;
+    bool wake;
+    {
+        Lock lock(mu_);
+        work.next = nullptr;
+        (last_ ? last_->next : first_) = &work;
+        last_ = &work;
+        ++queued_;
+        wake = std::exchange(asleep_, false);
+        if (!wake)
+            hand_on();
     }
-    if (last_)
-        last_->next = &work;
-    else
-        first_ = &work;
-    last_ = &work;
-    ++queued_;
+    if (wake)
+        hooks_.wake_poller(hooks_.baton);
+}
+
+bool Scheduler::others_wait() const
+{
+    Lock lock(mu_);
+    return first_ != nullptr;
 }
 
 void Scheduler::enter()
 {
     Lock lock(mu_);
     ++workers_;
+    ++arriving_;
 }
 
 void Scheduler::leave()
 {
     Lock lock(mu_);
     --workers_;
+    --arriving_;
 }
 
-Runnable *Scheduler::take()
+Scheduler::Next Scheduler::next(Runner &self)
 {
-    Lock lock(mu_);
-    if (surplus() && (stopped_ || !first_ || workers_ > 1)) {
-        --workers_;
-        return nullptr;
+    Next next;
+    bool watch = false;
+    {
+        Lock lock(mu_);
+        next = choose(self, stop_running(self));
+        hand_on();
+        if (next.act == Act::Run && !asleep_)
+            watch = !std::exchange(watched_, true);
     }
-    if (first_) {
-        Runnable *work = first_;
-        first_ = work->next;
-        if (!first_)
-            last_ = nullptr;
-        --queued_;
-        return work;
-    }
+    if (watch)
+        hooks_.watch(hooks_.baton);
+    return next;
+}
 
-    Parked self;
-    self.below = top_;
-    if (top_)
-        top_->above = &self;
-    else
-        bottom_ = &self;
+// What it was at is over. Has it still got a token?
+bool Scheduler::stop_running(Runner &self)
+{
+    switch (std::exchange(self.place_, Place::Away)) {
+    case Place::Running:
+        --at_work_;
+        std::erase(running_, &self);
+        return true;
+    case Place::Polling:
+        poller_ = nullptr;
+        asleep_ = false;
+        before_poll_ = queued_;
+        return true;
+    case Place::Granted:
+        return true;
+    case Place::Detached:
+        --at_work_;
+        return false;
+    case Place::Away:
+        --arriving_;
+        return false;
+    case Place::Parked:
+    case Place::Dismissed:
+        break;
+    }
+    return false;
+}
+
+bool Scheduler::leaves(Runner &self)
+{
+    if (stopped_ || (finishing_ && !first_)) {
+        dismiss_parked(); // whoever had to see the queue through
+        return true;
+    }
+    return std::exchange(self.retired_, false);
+}
+
+Scheduler::Next Scheduler::choose(Runner &self, bool token)
+{
+    if (leaves(self)) {
+        holders_ -= token;
+        --workers_;
+        return {Act::Leave, nullptr};
+    }
+    if (!token && holders_ < tokens_) {
+        token = true;
+        ++holders_;
+    }
+    if (token && first_ && (before_poll_ > 0 || poller_)) {
+        self.place_ = Place::Running;
+        ++self.run_;
+        ++at_work_;
+        running_.push_back(&self);
+        return {Act::Run, pop()};
+    }
+    if (token && !poller_) {
+        self.place_ = Place::Polling;
+        poller_ = &self;
+        return {Act::Poll, nullptr};
+    }
+    holders_ -= token;
+    self.place_ = Place::Parked;
+    self.below_ = top_;
+    self.above_ = nullptr;
+    (top_ ? top_->above_ : bottom_) = &self;
     top_ = &self;
     ++parked_;
-    if (const ParkHook hook = std::exchange(park_hook_, {}); hook.function)
-        hook.function(hook.baton);
-    while (!self.work && !self.leave)
-        self.woken.wait(mu_);
-    return self.work;
+    return {Act::Park, nullptr};
 }
 
-void Scheduler::limit(std::size_t workers)
+void Scheduler::park(Runner &self)
 {
     Lock lock(mu_);
-    limit_ = workers;
-    while (bottom_ && surplus()) {
-        bottom_->leave = true;
-        --workers_;
-        unpark(*bottom_);
+    while (self.place_ == Place::Parked)
+        self.woken_.wait(mu_);
+}
+
+Runnable *Scheduler::pop()
+{
+    Runnable *work = first_;
+    first_ = work->next;
+    if (!first_)
+        last_ = nullptr;
+    --queued_;
+    if (before_poll_ > 0)
+        --before_poll_;
+    return work;
+}
+
+// A free token goes to whoever parked last, if there is something to do: one at a time, who is woken does the same.
+void Scheduler::hand_on()
+{
+    if (holders_ < tokens_ && top_ && wanted()) {
+        ++holders_;
+        unpark(*top_, Place::Granted);
     }
+}
+
+void Scheduler::dismiss_parked()
+{
+    while (top_)
+        unpark(*top_, Place::Dismissed);
+}
+
+void Scheduler::unpark(Runner &runner, Place place)
+{
+    (runner.above_ ? runner.above_->below_ : top_) = runner.below_;
+    (runner.below_ ? runner.below_->above_ : bottom_) = runner.above_;
+    --parked_;
+    least_parked_ = std::min(least_parked_, parked_);
+    runner.place_ = place;
+    runner.woken_.wake_one(); // under the lock: the runner may be gone right after
+}
+
+bool Scheduler::may_sleep()
+{
+    Lock lock(mu_);
+    asleep_ = !first_ && !finishing_ && !stopped_;
+    return asleep_;
+}
+
+void Scheduler::awake()
+{
+    Lock lock(mu_);
+    asleep_ = false;
+}
+
+bool Scheduler::tick(std::vector<Holder> &holders)
+{
+    Lock lock(mu_);
+    holders.clear();
+    for (Runner *runner : running_)
+        holders.push_back({runner, runner->run_});
+    watched_ = !running_.empty() && !asleep_;
+    return watched_;
+}
+
+void Scheduler::detach(const Holder &holder)
+{
+    Lock lock(mu_);
+    Runner &runner = *holder.runner;
+    if (runner.place_ != Place::Running || runner.run_ != holder.run)
+        return;
+    runner.place_ = Place::Detached;
+    std::erase(running_, &runner);
+    --holders_;
+    hand_on();
+}
+
+bool Scheduler::short_of_workers() const
+{
+    Lock lock(mu_);
+    return holders_ < tokens_ && !top_ && arriving_ == 0 && wanted() && !finishing_ && !stopped_;
+}
+
+void Scheduler::retire_unneeded(std::size_t keep)
+{
+    Lock lock(mu_);
+    for (std::size_t i = std::min(least_parked_, workers_ > keep ? workers_ - keep : 0); i > 0; --i) {
+        bottom_->retired_ = true;
+        unpark(*bottom_, Place::Dismissed);
+    }
+    least_parked_ = parked_;
+}
+
+void Scheduler::finish()
+{
+    Lock lock(mu_);
+    finishing_ = true;
+    dismiss_parked();
 }
 
 void Scheduler::stop()
 {
-    Lock lock(mu_);
-    stopped_ = true;
-    while (top_) {
-        top_->leave = true;
-        --workers_;
-        unpark(*top_);
+    bool wake;
+    {
+        Lock lock(mu_);
+        stopped_ = true;
+        dismiss_parked();
+        wake = std::exchange(asleep_, false);
     }
-}
-
-void Scheduler::tell_when_parked(ParkHook hook)
-{
-    Lock lock(mu_);
-    park_hook_ = hook;
+    if (wake)
+        hooks_.wake_poller(hooks_.baton);
 }
 
 Scheduler::Load Scheduler::load() const
 {
     Lock lock(mu_);
-    return {workers_, parked_, queued_};
-}
-
-// Takes a worker off the stack and wakes it. It stands on that worker's own stack, so it is signalled under the lock.
-void Scheduler::unpark(Parked &worker)
-{
-    (worker.above ? worker.above->below : top_) = worker.below;
-    (worker.below ? worker.below->above : bottom_) = worker.above;
-    --parked_;
-    worker.woken.wake_one();
+    return {workers_, at_work_, parked_, queued_};
 }
 
 } // namespace hybrid

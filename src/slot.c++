@@ -11,8 +11,8 @@ std::uint32_t load(const std::uint32_t &count)
 
 } // namespace
 
-Slot::Slot(int index, int rows, int thread_limit)
-    : process_(ap_get_scoreboard_process(index)), index_(index), rows_(rows), thread_limit_(thread_limit)
+Slot::Slot(int index, int thread_limit)
+    : process_(ap_get_scoreboard_process(index)), index_(index), thread_limit_(thread_limit)
 {
     process_->not_accepting = 0;
     process_->connections = process_->write_completion = process_->lingering_close = 0;
@@ -22,18 +22,27 @@ Slot::Slot(int index, int rows, int thread_limit)
 #endif
 }
 
-void Slot::worker_starting(int row)
+void Slot::worker_ready(int row, ap_generation_t generation)
 {
-    ap_update_child_status_from_indexes(index_, row, SERVER_STARTING, nullptr);
+    show(row, generation, SERVER_READY);
 }
 
-void Slot::worker_started(int row, ap_generation_t generation)
+void Slot::worker_starting(int row, ap_generation_t generation)
+{
+    show(row, generation, SERVER_STARTING);
+}
+
+void Slot::show(int row, ap_generation_t generation, int status)
 {
     worker_score *score = ap_get_scoreboard_worker_from_indexes(index_, row);
     score->pid = getpid();
-    score->tid = apr_os_thread_current();
     score->generation = generation;
-    ap_update_child_status_from_indexes(index_, row, SERVER_STARTING, nullptr);
+    worker_status(row, status);
+}
+
+void Slot::worker_started(int row)
+{
+    ap_get_scoreboard_worker_from_indexes(index_, row)->tid = apr_os_thread_current();
 }
 
 void Slot::worker_status(int row, int status)
@@ -108,7 +117,7 @@ void Slot::quiesce()
     char serving = kServing; // the parent may have said kAccounted already
     __atomic_compare_exchange_n(&process_->quiescing, &serving, static_cast<char>(kEnding), false, __ATOMIC_SEQ_CST,
                                 __ATOMIC_SEQ_CST);
-    for (int row = 0; row < rows_; ++row)
+    for (int row = 0; row < thread_limit_; ++row)
         if (ap_get_scoreboard_worker_from_indexes(index_, row)->status != SERVER_DEAD)
             ap_update_child_status_from_indexes(index_, row, SERVER_GRACEFUL, nullptr);
 }

@@ -80,10 +80,10 @@ StaffingPlan plan_staffing(const StaffingLimits &limits, std::span<const SlotVie
     Count count = count_bucket(limits, slots, bucket);
     StaffingPlan plan;
     plan.idle = count.idle;
-    if (count.idle > limits.max_spare / limits.buckets) {
+    if (count.idle > limits.max_spare / limits.buckets && limits.active_children > limits.min_children) {
         plan_retire(limits, slots.size(), count, plan);
         memory.spawn_rate = 1;
-    } else if (count.idle < limits.min_spare / limits.buckets) {
+    } else if (count.idle < limits.min_spare / limits.buckets || limits.active_children < limits.min_children) {
         plan_spawn(limits, count, memory, plan);
     } else {
         memory.spawn_rate = 1;

@@ -9,6 +9,7 @@ namespace hybrid {
 namespace {
 
 constexpr Duration kFlushTime = seconds(2);       // how long a closing connection may block its worker
+constexpr int kRequestsInARow = 8;                // of a pipelining client, even if nobody is known to wait
 constexpr Duration kLingerTime = seconds(30);     // MAX_SECS_TO_LINGER
 constexpr Duration kShortLingerTime = seconds(2); // SECONDS_TO_LINGER
 
@@ -65,6 +66,7 @@ bool Turn::begin()
 void Turn::process()
 {
     bool again = mailbox().state == CONN_STATE_READ_REQUEST_LINE;
+    int requests = 0;
     for (;;) {
         // A filter that clogs the input is called from whatever state (S05).
         if (again || record().clogging_input_filters) {
@@ -89,6 +91,8 @@ void Turn::process()
         if (record().data_in_output_filters || mailbox().sense == CONN_SENSE_WANT_READ)
             return wait_to_write();
         if (record().keepalive == AP_CONN_KEEPALIVE && record().data_in_input_filters) {
+            if (++requests >= kRequestsInARow || worker_.scheduler.others_wait())
+                return yield();
             again = true;
             continue;
         }
@@ -177,6 +181,16 @@ void Turn::go_idle()
     connection_->transit(ConnEvent::WantIdle);
     worker_.set_socket(-1);
     worker_.listener.park(std::move(connection_), Readiness::Readable, length);
+}
+
+// Others come first, then the request that is here already (K24).
+void Turn::yield()
+{
+    mailbox().state = CONN_STATE_READ_REQUEST_LINE;
+    connection_->suspend();
+    connection_->transit(ConnEvent::WantTurn);
+    worker_.set_socket(-1);
+    worker_.scheduler.push(*connection_.release());
 }
 
 void Turn::hold()

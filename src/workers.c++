@@ -1,10 +1,19 @@
 #include "hybrid/workers.hpp"
 
 #include "hybrid/config.hpp"
+#include "hybrid/listener.hpp"
 
+#include <algorithm>
 #include <sys/socket.h>
+#include <utility>
 
 namespace hybrid {
+
+namespace {
+
+constexpr Duration kPause = seconds(1); // after a thread could not be made
+
+} // namespace
 
 void Worker::set_socket(int fd)
 {
@@ -19,17 +28,42 @@ void Worker::hang_up()
         shutdown(fd_, SHUT_RDWR);
 }
 
+void Worker::rest()
+{
+    if (!std::exchange(rests_, true))
+        slot.worker_status(row, SERVER_READY);
+}
+
+bool Worker::lets_others_in(std::uint64_t number)
+{
+    return watchdog_.lets_others_in(number, probe_.cpu_time(), [this] { return probe_.state(); });
+}
+
 void Worker::run()
 {
-    slot.worker_started(row, generation);
+    probe_.look_at_me();
+    slot.worker_started(row);
+    slot.worker_status(row, SERVER_READY);
     for (;;) {
-        slot.worker_status(row, SERVER_READY);
-        Runnable *work = scheduler.take();
-        if (!work)
+        const Scheduler::Next next = scheduler.next(*this);
+        switch (next.act) {
+        case Scheduler::Act::Run:
+            rests_ = false;
+            next.work->run(*next.work, *this);
             break;
-        work->run(*work, *this);
+        case Scheduler::Act::Poll:
+            listener.round(*this);
+            break;
+        case Scheduler::Act::Park:
+            rest();
+            scheduler.park(*this);
+            break;
+        case Scheduler::Act::Leave:
+            rest();
+            left_.store(true);
+            return;
+        }
     }
-    slot.worker_status(row, SERVER_DEAD);
 }
 
 // Calls apr_thread_exit(), which unwinds: nothing with a destructor may be alive here (T15).
@@ -44,51 +78,83 @@ static void *APR_THREAD_FUNC hybrid_worker_thread(apr_thread_t *thread, void *se
 }
 }
 
-Workers::Workers(const Config &config, Slot &slot, Scheduler &scheduler, Listener &listener)
+Workers::Workers(const Config &config, Slot &slot, Scheduler &scheduler, Listener &listener) : scheduler_(scheduler)
 {
     for (int row = 0; row < config.threads_per_child; ++row)
         workers_.emplace_back(row, slot, scheduler, listener);
 }
 
-bool Workers::start(int wanted, apr_threadattr_t *attributes, apr_pool_t *pool, ap_generation_t generation)
+void Workers::open(apr_threadattr_t *attributes, apr_pool_t *pool, ap_generation_t generation)
 {
-    for (; started_ < wanted; ++started_) {
-        Worker &worker = workers_[started_];
-        worker.generation = generation;
-        worker.slot.worker_starting(worker.row);
-        worker.scheduler.enter();
-        const apr_status_t rv = ap_thread_create(&worker.thread, attributes, hybrid_worker_thread, &worker, pool);
-        if (rv == APR_SUCCESS)
-            continue;
-        worker.scheduler.leave();
-        worker.slot.worker_status(worker.row, SERVER_DEAD);
-        if (started_ == 0)
-            ap_log_error(APLOG_MARK, APLOG_ALERT, rv, ap_server_conf,
-                         APLOGNO(03104) "ap_thread_create: unable to create worker thread");
-        else
-            ap_log_error(APLOG_MARK, APLOG_ERR, rv, ap_server_conf,
-                         HYBLOGNO(0002) "could start only %d of %d worker threads, going on with these", started_,
-                         wanted);
+    attributes_ = attributes;
+    pool_ = pool;
+    generation_ = generation;
+}
+
+void Workers::show_all()
+{
+    for (Worker &worker : workers_)
+        if (!worker.pool_)
+            worker.slot.worker_ready(worker.row, generation_);
+}
+
+bool Workers::start_one()
+{
+    const auto worker = std::ranges::find_if(workers_, [](const Worker &w) { return !w.pool_; });
+    if (worker == workers_.end() || now() < again_at_)
         return false;
-    }
-    return true;
+    apr_pool_create(&worker->pool_, pool_);
+    apr_pool_tag(worker->pool_, "worker");
+    worker->left_.store(false);
+    worker->slot.worker_starting(worker->row, generation_);
+    scheduler_.enter();
+    const apr_status_t rv =
+        ap_thread_create(&worker->thread, attributes_, hybrid_worker_thread, &*worker, worker->pool_);
+    if (rv == APR_SUCCESS)
+        return true;
+    scheduler_.leave();
+    worker->slot.worker_status(worker->row, SERVER_DEAD);
+    apr_pool_destroy(std::exchange(worker->pool_, nullptr));
+    const bool first_time = std::exchange(again_at_, later(now(), kPause)) == 0;
+    const int others = static_cast<int>(scheduler_.load().workers);
+    if (others == 0)
+        ap_log_error(APLOG_MARK, APLOG_ALERT, rv, ap_server_conf,
+                     APLOGNO(03104) "ap_thread_create: unable to create worker thread");
+    else if (first_time)
+        ap_log_error(APLOG_MARK, APLOG_ERR, rv, ap_server_conf,
+                     HYBLOGNO(0002) "can't start another worker thread, going on with %d", others);
+    return false;
+}
+
+void Workers::reap()
+{
+    for (Worker &worker : workers_)
+        if (worker.pool_ && worker.left_.load())
+            join(worker);
 }
 
 void Workers::hang_up()
 {
-    for (int i = 0; i < started_; ++i)
-        workers_[i].hang_up();
+    for (Worker &worker : workers_)
+        worker.hang_up();
 }
 
 void Workers::join()
 {
-    for (int i = 0; i < started_; ++i) {
-        apr_status_t thread_rv;
-        const apr_status_t rv = apr_thread_join(&thread_rv, workers_[i].thread);
-        if (rv != APR_SUCCESS)
-            ap_log_error(APLOG_MARK, APLOG_CRIT, rv, ap_server_conf,
-                         APLOGNO(00477) "apr_thread_join: unable to join worker thread %d", i);
-    }
+    for (Worker &worker : workers_)
+        if (worker.pool_)
+            join(worker);
+}
+
+void Workers::join(Worker &worker)
+{
+    apr_status_t thread_rv;
+    const apr_status_t rv = apr_thread_join(&thread_rv, worker.thread);
+    if (rv != APR_SUCCESS)
+        ap_log_error(APLOG_MARK, APLOG_CRIT, rv, ap_server_conf,
+                     APLOGNO(00477) "apr_thread_join: unable to join worker thread %d", worker.row);
+    apr_pool_destroy(std::exchange(worker.pool_, nullptr));
+    worker.thread = nullptr;
 }
 
 } // namespace hybrid

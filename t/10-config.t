@@ -11,6 +11,7 @@ plan skip_all => 'compares hybrid with event' if Hybrid::Server::mpm() ne 'hybri
 
 my %server = map { $_ => Hybrid::Server->new(mpm => $_, mpm_conf => '@CONF@') } qw(hybrid event);
 my %base = map { $_ => $server{$_}->conf_text } keys %server;
+$base{hybrid} =~ s/\@CONF\@/\@CONF\@\nRunTokens 1/; # with more of them it would start more children than event
 
 # What `apache2 -t` says, without what must differ: names, times, pids, places, ports.
 sub plain {
@@ -106,6 +107,27 @@ subtest 'D02, D03, D21: at a reload, in the log\'s words' => sub {
     is $said{hybrid}, $said{event}, 'the same warnings in the same order, and the same limits in force (Q01)';
     like $said{hybrid}, qr/AH00501.*AH00506/s, 'the limits that can\'t change among them';
     like $said{hybrid}, qr/AH00508/, 'in the log\'s wording';
+};
+
+subtest 'RunTokens' => sub {
+    my $s = Hybrid::Server->new(mpm => 'hybrid', mpm_conf => '@CONF@');
+    my $base = $s->conf_text;
+    my $configtest = sub {
+        $s->write_conf($base =~ s/\@CONF\@/$_[0]/r);
+        return ($s->run('-t'))[1];
+    };
+    like $configtest->("RunTokens $_"), qr/AH00526: Syntax error on line \d+.*\n.*RunTokens/, "'$_' is refused"
+        for '0', '-1', 'many', '2 0', '5000', '4 x', '1.5', '1 2 3', '';
+    like $configtest->("<VirtualHost *:1>\nRunTokens 1\n</VirtualHost>"), qr/AH00526/, 'global only';
+    like $configtest->("RunTokens $_"), qr/Syntax OK/, "'$_' is understood" for 'auto', 'AUTO 2', '3', '64 8';
+    my $spare = "StartServers 1\nMinSpareThreads 1\nMaxSpareThreads 1\nThreadsPerChild 4\nMaxRequestWorkers 16";
+    for (['RunTokens 3', 3], ['RunTokens 3 2', 2], ['RunTokens 64', 4], ['RunTokens 1', 1]) {
+        my ($tokens, $children) = @$_;
+        $s->write_conf($base =~ s/\@CONF\@/$tokens\n$spare/r);
+        $s->start;
+        is scalar($s->children), $children, "$tokens: $children children";
+        $s->stop;
+    }
 };
 
 subtest 'H07: a directive that is gone is back at its default' => sub {

@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 use Test::More;
+use Hybrid::Client;
 use IO::Socket::INET;
 use Hybrid::Load qw(wrk run_command);
 use Hybrid::Server;
@@ -80,7 +81,7 @@ END { local $?; system("userdel $user 2>/dev/null") if $made }
 
 sub short_of_threads {
     my ($threads) = @_;
-    my $s = Hybrid::Server->new(limits => { nproc => $threads }, mpm_conf => <<'CONF');
+    my $s = Hybrid::Server->new(probe => 1, limits => { nproc => $threads }, mpm_conf => <<'CONF');
 StartServers 1
 ThreadsPerChild 20
 MaxRequestWorkers 20
@@ -96,7 +97,13 @@ subtest 'fewer threads than wanted' => sub {
     plan skip_all => 'needs root, and a user of its own' if !$made;
     plan skip_all => 'event gives such a child up' if $mpm ne 'hybrid';
     my $s = short_of_threads(8)->start;
-    is scalar(() = $s->log =~ /HYB0002: could start only \d of 20/g), 1, 'one line says how many there are';
+    my @clients = map {
+        my $client = Hybrid::Client->new($s->port);
+        $client->send("GET /sleep?ms=1500 HTTP/1.1\r\nHost: x\r\n\r\n");
+        $client;
+    } 1 .. 12;
+    is scalar(grep { $_->response->{status} == 200 } @clients), 12, 'more blocked handlers than threads: all are answered';
+    is scalar(() = $s->log =~ /HYB0002: can't start another worker thread, going on with [1-9]/g), 1, 'one line says how many there are';
     is $s->get('/')->{body}, "hello\n", 'and they serve';
     cmp_ok wrk(16, 1, $s->url('/'))->{requests}, '>', 10, 'also more clients than threads';
     is $s->status->{ServerMPM}, 'hybrid', 'mod_status answers';

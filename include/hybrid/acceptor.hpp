@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hybrid/connection.hpp"
+#include "hybrid/mutex.hpp"
 #include "hybrid/poller.hpp"
 
 #include <atomic>
@@ -12,7 +13,7 @@ namespace hybrid {
 
 struct Config;
 
-/// The listener's thread, unless said otherwise.
+/// Who polls, unless said otherwise.
 class Acceptor {
   public:
     /// `turn` is what workers run for the connections made here.
@@ -22,22 +23,25 @@ class Acceptor {
     /// Registers the sockets. errno or 0. Child's main thread, before the listener runs.
     [[nodiscard]] int open(ap_listen_rec *listeners);
 
-    /// Takes what is there, several at a time, and hands it to the scheduler; stops listening when the child has
-    /// enough (S40) and after an error that says something has run out (K14).
-    void on_readable(PollTarget &socket, Time now);
+    /// Takes what is there, several at a time, and hands it to the scheduler. Stops listening after an error that says
+    /// something has run out (K14), and for a moment at a time while most workers are blocked.
+    void on_readable(PollTarget &socket, Time now) EXCLUDES(mu_);
     /// Listens again when that is due. Call it before every wait.
-    void reconsider(Time now);
+    void reconsider(Time now) EXCLUDES(mu_);
     /// When to call reconsider() at the latest.
-    Time next_due() const { return disabled() && !closed_ ? again_at_ : kNever; }
+    Time next_due() const { return again_at_.load(); }
 
-    /// Closes this child's copies of the sockets, for good.
-    void close();
+    /// Closes this child's copies of the sockets, for good. Any thread.
+    void close() EXCLUDES(mu_);
 
     /// MaxConnectionsPerChild have been accepted.
     bool used_up() const { return accepts_left_ <= 0; }
 
-    /// Any thread: a connection's end is worth a wake-up of the listener.
-    bool disabled() const { return disabled_.load(); }
+    /// Any thread: most workers are blocked, and clients wait for others.
+    bool crowded() const { return crowded_.load(); }
+
+    /// Any thread: pausing, and a connection's end may be what is needed to go on.
+    bool pausing() const { return again_at_.load() != kNever; }
 
   private:
     struct Socket : PollTarget {
@@ -46,12 +50,12 @@ class Acceptor {
         int fd = -1;
     };
 
-    bool accept_one(Socket &socket, Time now);
-    void on_error(apr_status_t status, Time now);
-    void pause(apr_status_t status, Time now);
+    bool accept_one(Socket &socket, Time now) REQUIRES(mu_);
+    void on_error(apr_status_t status, Time now) REQUIRES(mu_);
+    void pause(apr_status_t status, Time now) REQUIRES(mu_);
+    void stop_listening(Duration length, Time now, const char *why) REQUIRES(mu_);
+    int room() const;
     bool descriptors_left(int listening);
-    bool room() const;
-    void disable(const char *why);
 
     const Config &config_;
     Slot &slot_;
@@ -61,15 +65,17 @@ class Acceptor {
     const Runnable::Run turn_;
     std::deque<Socket> sockets_; // they stay where they are: epoll points at them
     ap_listen_rec *listeners_ = nullptr;
-    std::atomic<bool> disabled_{false};
-    bool closed_ = false;
     int accepts_left_;
-    Time again_at_ = kNever; // after an error: not before; kNever: when there is room
+    std::atomic<Time> again_at_{kNever}; // after an error: not before
+    std::atomic<bool> crowded_{false};
     Duration pause_ = 0;
     Time quiet_until_ = 0; // the next message about that not before
     int descriptor_limit_; // connections get numbers below this, files that requests need the rest
     int most_connections_ = INT_MAX;
     bool near_limit_ = false;
+
+    Mutex mu_; // for close(); the rest is only called by who polls
+    bool closed_ GUARDED_BY(mu_) = false;
 };
 
 } // namespace hybrid

@@ -16,6 +16,7 @@
 #include <atomic>
 #include <csignal>
 #include <memory>
+#include <vector>
 
 namespace hybrid {
 
@@ -29,6 +30,7 @@ class Child {
         ap_listen_rec *listeners; ///< of this child's bucket
         int slot;
         pid_t parent;
+        int parent_calls; ///< an eventfd: see Children::wait_for_call()
         /// One-process mode: what the parent, that is this process, does before it exits. Else nullptr.
         void (*before_exit)(void *parent_object);
         void *parent_object;
@@ -58,11 +60,13 @@ class Child {
     void make_runtime();
     void start_threads();
     void serve();
+    void watch();
+    void on_tick();
+    void call_parent();
     void on_signal();
     void end_gracefully();
     void end_now();
     bool wait_for_workers();
-    [[noreturn]] void exit_sick();
     [[noreturn]] void exit_child(int code);
 
     const Birth birth_;
@@ -71,11 +75,12 @@ class Child {
     Ending ending_ = Ending::None;
     Fd signals_;
     Fd notices_;
-    apr_thread_t *listener_thread_ = nullptr;
+    Fd ticks_;
+    std::vector<Scheduler::Holder> holders_;
 
     // Made by make_runtime(), in this order.
     std::unique_ptr<Slot> slot_;
-    Scheduler scheduler_;
+    std::unique_ptr<Scheduler> scheduler_;
     std::unique_ptr<Pools> pools_;
     std::unique_ptr<Listener> listener_;
     std::unique_ptr<Workers> workers_;

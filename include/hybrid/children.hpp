@@ -29,6 +29,10 @@ class Children {
     /// The slot has become free: uses it for one that is still to start, if any.
     void replace(int slot);
 
+    /// Makes what wait_for_call() needs. errno or 0.
+    [[nodiscard]] int open();
+    /// Sleeps for `length`, or until a signal comes or a child calls for help: it has no more workers for its clients.
+    void wait_for_call(Duration length);
     /// Looks how many workers are idle and starts or retires children accordingly (P01-P08).
     void maintain();
     /// Some child is or was fully up.
@@ -68,6 +72,7 @@ class Children {
     apr_pool_t *const pconf_;
     std::vector<ap_listen_rec *> buckets_;
     Child *here_ = nullptr;
+    Fd calls_; // an eventfd that all children write to
     bool had_healthy_child_ = false;
     int to_start_ = 0;
 };

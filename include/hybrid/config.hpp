@@ -10,8 +10,7 @@ namespace hybrid {
 struct Config {
     static constexpr int kMaxServerLimit = 20000;
     static constexpr int kMaxThreadLimit = 100000;
-    /// AsyncRequestWorkerFactor is kept in sixteenths, as mpm_event keeps it.
-    static constexpr unsigned kFactorScale = 16;
+    static constexpr int kMaxTokens = 4096;
 
     int start_servers = 3;
     int server_limit = 16;
@@ -20,13 +19,17 @@ struct Config {
     int min_spare_threads = 3 * 25;
     int max_spare_threads = 10 * 25;
     int max_request_workers = 16 * 25;
-    unsigned worker_factor = 2 * kFactorScale;
+    int run_tokens = 0;       ///< RunTokens' first argument; 0: as many as there are cores to use
+    int tokens_per_child = 1; ///< its second
 
     int active_limit = 16;    ///< children that may serve at once: MaxRequestWorkers / ThreadsPerChild
+    int min_children = 1;     ///< so many are needed to use all tokens
     bool one_process = false; ///< -X or -D ONE_PROCESS
 
-    /// Sets `server_limit` ... `worker_factor` from a directive; the answer is httpd's: nullptr or what is wrong.
-    const char *set_factor(const char *argument);
+    /// Directives with arguments of their own kind; the answer is httpd's: nullptr or what is wrong.
+    const char *set_tokens(const char *all, const char *per_child);
+    /// AsyncRequestWorkerFactor: checked as mpm_event does, and not needed: an idle connection needs no worker.
+    static const char *check_factor(const char *argument);
 
     /// Clamps everything with mpm_event's messages, in its order (D11). Parent, once per configuration pass.
     /// `startup`: the messages go to the console, else to the log of `server`.

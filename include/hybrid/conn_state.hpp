@@ -79,6 +79,7 @@ inline constexpr auto kConnTransitions = [] {
         {S::Processing, E::WantIo, S::WaitIo},
         {S::Processing, E::WantFlush, S::WriteCompletion},
         {S::Processing, E::WantIdle, S::KeepAlive},
+        {S::Processing, E::WantTurn, S::Ready},
         {S::Processing, E::WantHold, S::Suspended},
         {S::Processing, E::WantClose, S::Linger},
         {S::Processing, E::Kill, S::Closed},

@@ -58,8 +58,7 @@ class Connection : public Runnable, public Timed, public PollTarget {
     static void on_post_read_request(const request_rec *r);
     static void on_protocol_switch(const conn_rec *c, const server_rec *s);
 
-    bool polled = false;            ///< the listener's poller knows the descriptor
-    std::uint64_t let_go_after = 0; ///< while Suspended: see Listener::review_suspended()
+    bool polled = false; ///< the listener's poller knows the descriptor
 
   private:
     friend struct ConnectionCloser;

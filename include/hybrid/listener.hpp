@@ -1,6 +1,7 @@
-// The one thread of a child that owns every socket nobody works on: it accepts, hears readiness, keeps the deadlines
-// and the timers, and hands what is due to the scheduler. It never waits for a worker (K11), and a connection whose
-// turn has come waits for one however long that takes: nothing is closed because all are busy (K01).
+// Owns every socket nobody works on: it accepts, hears readiness, keeps the deadlines and the timers, and hands what is
+// due to the scheduler. It is no thread but a role: the worker that polls, one at a time, has it for a round, and then
+// goes on with what it has found itself. It never waits for a worker (K11), and a connection whose turn has come waits
+// for one however long that takes: nothing is closed because all are busy (K01).
 #pragma once
 
 #include "hybrid/acceptor.hpp"
@@ -10,13 +11,13 @@
 #include "hybrid/timers.hpp"
 
 #include <atomic>
-#include <vector>
+#include <span>
 
 namespace hybrid {
 
 class Listener {
   public:
-    /// What a worker runs for a connection, and how the child's main thread hears that it should look at
+    /// What a worker runs for a connection, and how the child's main thread hears that it should look at crowded(),
     /// wants_drain() and ended(); any thread may call `notify`.
     struct Callbacks {
         Runnable::Run turn;
@@ -31,8 +32,8 @@ class Listener {
     [[nodiscard]] int open() { return poller_.open(); }
     /// Registers the listening sockets. errno or 0. Child's main thread, before run().
     [[nodiscard]] int listen(ap_listen_rec *listeners) { return acceptor_.open(listeners); }
-    /// The thread's body: returns when stopped, or drained and no connection is left.
-    void run() EXCLUDES(mu_);
+    /// One look at everything, and a sleep if there is nothing to do. Who polls.
+    void round(Worker &self) EXCLUDES(mu_);
 
     // Any thread from here on.
 
@@ -47,16 +48,23 @@ class Listener {
     /// httpd's ap_mpm_register_timed_callback(): runs on a worker, `delay` from now or later.
     void add_timer(Duration delay, TimedCallback callback) EXCLUDES(mu_);
 
-    /// No new connections; run() returns when the last one has gone. Idle ones are drained in place: each stays until
+    /// Ends the sleep of who polls.
+    void wake() { poller_.wake(); }
+
+    /// No worker is left that could poll, until one comes back: the scoreboard says so. Child's main thread.
+    void nobody_polls();
+
+    /// No new connections; ended() when the last one has gone. Idle ones are drained in place: each stays until
     /// its next answer, which says "Connection: close", or its KeepAliveTimeout (K04). This is the seam for handing
     /// them to another child.
-    void drain() { set_mode(Mode::Drain); }
+    void drain();
     /// While draining: close the idle ones too, now.
     void hurry() { set_mode(Mode::Hurry); }
-    /// run() returns at once.
+    /// ended() at once, when somebody polls.
     void stop() { set_mode(Mode::Stop); }
     bool hurried() const { return mode_.load() >= Mode::Hurry; }
 
+    bool crowded() const { return acceptor_.crowded(); }
     bool wants_drain() const { return wants_drain_.load(); }
     bool ended() const { return ended_.load(); }
 
@@ -65,9 +73,11 @@ class Listener {
     struct TimerTask;
 
     void set_mode(Mode mode);
+    void end();
     void follow_mode(Time now) EXCLUDES(mu_);
     bool drained(Time now) EXCLUDES(mu_);
     Time next_due(Time now) EXCLUDES(mu_);
+    std::span<const epoll_event> wait(Worker &self, Time now) EXCLUDES(mu_);
     void on_event(const epoll_event &event, Time now) EXCLUDES(mu_);
     void on_ready(Connection &connection) EXCLUDES(mu_);
     void on_lingering(Connection &connection) EXCLUDES(mu_);
@@ -88,7 +98,10 @@ class Listener {
     std::atomic<bool> wants_drain_{false};
     std::atomic<bool> ended_{false};
 
-    // The listener's thread only.
+    std::atomic<bool> unattended_{false};
+    std::atomic<Time> sleeps_until_{0}; // who polls; 0: it is awake
+
+    // Only who polls.
     Mode seen_mode_ = Mode::Serve;
     Time orphaned_since_ = kNever;
 
@@ -97,7 +110,6 @@ class Listener {
     Deadlines io_ GUARDED_BY(mu_);     // WaitIo, WriteCompletion
     Deadlines linger_ GUARDED_BY(mu_); // Lingering
     Timers timers_ GUARDED_BY(mu_);
-    Time sleeps_until_ GUARDED_BY(mu_) = 0;
 };
 
 } // namespace hybrid

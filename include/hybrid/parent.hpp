@@ -26,6 +26,7 @@ class Parent {
     {
     }
     void serve();
+    void wait(apr_proc_t &process, apr_exit_why_e &why, int &status);
     bool on_exit(const apr_proc_t &process, apr_exit_why_e why, int status);
     bool on_fatal(const apr_proc_t &process, int slot);
     bool give_up_if_sick();
@@ -40,6 +41,7 @@ class Parent {
     Children children_;
     bool child_fatal_ = false;
     int successive_kills_ = 0;
+    Time monitored_at_ = now();
 };
 
 } // namespace hybrid

@@ -18,7 +18,7 @@ struct PollTarget {
 
 enum class Readiness { Readable, Writable };
 
-/// wait() belongs to one thread; everything else may be called from any.
+/// wait() belongs to one thread at a time; everything else may be called from any.
 class Poller {
   public:
     Poller() = default;
@@ -27,7 +27,8 @@ class Poller {
     /// Makes the descriptors; errno when that fails, else 0.
     [[nodiscard]] int open();
 
-    /// Reports readiness until told otherwise (listening sockets). All return errno or 0.
+    /// Reports readiness until told otherwise (listening sockets); of several processes that wait for it, not all are
+    /// woken. All return errno or 0.
     [[nodiscard]] int watch(int fd, PollTarget &target);
     /// Reports the next readiness, once; then the descriptor is silent, even about errors, until armed again.
     /// `known`: it was armed before and not forgotten since.

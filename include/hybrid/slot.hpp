@@ -11,17 +11,17 @@ namespace hybrid {
 class Slot {
   public:
     /// Takes over slot `index`: whatever a former child left there is cleared. Child, before threads.
-    Slot(int index, int rows, int thread_limit);
+    Slot(int index, int thread_limit);
 
     int index() const { return index_; }
-    int rows() const { return rows_; }
 
     /// httpd's c->id of a connection worked on in `row`: unique among those worked on at one time, server-wide (S24).
     long connection_id(int row) const { return static_cast<long>(index_) * thread_limit_ + row; }
 
-    /// A row's worker thread is about to be made, and is there (called by that thread itself).
-    void worker_starting(int row);
-    void worker_started(int row, ap_generation_t generation);
+    /// A row could have a worker thread; is about to; and has one (called by that thread itself).
+    void worker_ready(int row, ap_generation_t generation);
+    void worker_starting(int row, ap_generation_t generation);
+    void worker_started(int row);
     /// Sets a row's letter; SERVER_READY is shown as SERVER_GRACEFUL while the child ends.
     void worker_status(int row, int status);
 
@@ -39,11 +39,11 @@ class Slot {
     bool quiescing() const;
 
   private:
+    void show(int row, ap_generation_t generation, int status);
     std::uint32_t *count_of(ConnState state) const;
 
     process_score *process_;
     int index_;
-    int rows_;
     int thread_limit_;
 };
 

@@ -26,6 +26,7 @@ struct StaffingLimits {
     int max_workers = 1;     ///< MaxRequestWorkers
     int min_spare = 1;       ///< MinSpareThreads
     int max_spare = 1;       ///< MaxSpareThreads
+    int min_children = 1;    ///< active ones, however idle they are
     int active_children = 0; ///< alive and not ending
     int total_children = 0;  ///< alive
     static constexpr int kMaxSpawnRate = 32;

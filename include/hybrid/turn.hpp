@@ -24,6 +24,7 @@ class Turn {
     void wait_for_io();
     void wait_to_write();
     void go_idle();
+    void yield();
     void hold();
     void close();
     void status(int status);

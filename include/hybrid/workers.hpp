@@ -5,6 +5,10 @@
 #include "hybrid/mutex.hpp"
 #include "hybrid/scheduler.hpp"
 #include "hybrid/slot.hpp"
+#include "hybrid/thread_probe.hpp"
+#include "hybrid/watchdog.hpp"
+
+#include <atomic>
 
 #include <deque>
 
@@ -13,8 +17,9 @@ namespace hybrid {
 struct Config;
 class Listener;
 
-/// One thread, and the row of the scoreboard that shows it. Its own thread's, unless said otherwise.
-class Worker {
+/// A row of the scoreboard, and the thread it shows, if there is one at the moment. That thread's, unless said
+/// otherwise.
+class Worker : public Runner {
   public:
     Worker(int worker_row, Slot &child_slot, Scheduler &child_scheduler, Listener &child_listener)
         : row(worker_row), slot(child_slot), listener(child_listener), scheduler(child_scheduler)
@@ -30,32 +35,56 @@ class Worker {
     /// The thread's body.
     void run();
 
+    /// About to wait for work: the row says so.
+    void rest();
+
+    /// Child's main thread, while the worker is at the piece of work `number`, once per tick.
+    bool lets_others_in(std::uint64_t number);
+
     const int row;
     Slot &slot;
     Listener &listener;
     Scheduler &scheduler;
     apr_thread_t *thread = nullptr;
-    ap_generation_t generation = 0;
 
   private:
+    friend class Workers;
+    bool rests_ = true;
+    ThreadProbe probe_;
+    Watchdog watchdog_;          // child's main thread's
+    apr_pool_t *pool_ = nullptr; // child's main thread's: there is a thread
+    std::atomic<bool> left_{false};
+
     Mutex mu_;
     int fd_ GUARDED_BY(mu_) = -1;
 };
 
-/// Child's main thread.
+/// The child's threads, made when they are needed. Child's main thread.
 class Workers {
   public:
     Workers(const Config &config, Slot &slot, Scheduler &scheduler, Listener &listener);
 
-    /// Starts threads until there are `wanted`. False: there could be no more; said in the log, and final.
-    bool start(int wanted, apr_threadattr_t *attributes, apr_pool_t *pool, ap_generation_t generation);
+    /// Where threads come from, and what generation they show.
+    void open(apr_threadattr_t *attributes, apr_pool_t *pool, ap_generation_t generation);
+    /// Rows without a thread say "ready", too: each can have one at once.
+    void show_all();
+    /// Starts one more thread. False: there are ThreadsPerChild already, or there can't be more, which is said once.
+    bool start_one();
+    /// Clears away the threads that have left.
+    void reap();
     void hang_up();
     /// Waits for threads that are leaving or have left.
     void join();
 
   private:
+    void join(Worker &worker);
+
+    Scheduler &scheduler_;
     std::deque<Worker> workers_;
-    int started_ = 0;
+    apr_threadattr_t *attributes_ = nullptr;
+    apr_pool_t *pool_ = nullptr;
+    ap_generation_t generation_ = 0;
+    Time again_at_ = 0; // after a failure: not before
 };
 
 } // namespace hybrid

@@ -38,15 +38,13 @@ static int timer_at_init;
 static struct { int port; enum conn_mode mode; } ports[16];
 static int port_count;
 
-static void note(const char *hook, const char *format, ...)
+static void note_it(const char *hook, const char *format, ...)
 {
     char line[1024];
     struct timespec ts;
     va_list args;
     int fd, length;
 
-    if (!log_path)
-        return;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     length = snprintf(line, 200, "%lld %d %ld %s ", ts.tv_sec * 1000000LL + ts.tv_nsec / 1000, (int)getpid(),
                       (long)syscall(SYS_gettid), hook);
@@ -64,6 +62,9 @@ static void note(const char *hook, const char *format, ...)
 }
 
 /* mpm_query: every code, at the moments modules ask */
+/* Without a log the arguments aren't even made: the handlers serve the bench, too. */
+#define note(...) ((void)(log_path && (note_it(__VA_ARGS__), 0)))
+
 static void note_queries(const char *when)
 {
     static const int codes[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 99};

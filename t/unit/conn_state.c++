@@ -50,6 +50,8 @@ std::vector<Life> lives()
           kToLinger,
           kFlush,
           kGone}},
+        {"one request after the other, others in between",
+         {kTaken, {E::WantTurn, S::Ready}, kTaken, {E::WantTurn, S::Ready}, kTaken, {E::WantIdle, S::KeepAlive}}},
         {"idle, and its descriptor needed", {kTaken, {E::WantIdle, S::KeepAlive}, {E::Shed, S::Linger}}},
         {"a large response, written bit by bit",
          {kTaken,
@@ -162,11 +164,11 @@ void test_events()
     const Wanted all[] = {
         {E::Taken, "Taken", R::Worker},         {E::WantIo, "WantIo", R::Worker},
         {E::WantFlush, "WantFlush", R::Worker}, {E::WantIdle, "WantIdle", R::Worker},
-        {E::WantHold, "WantHold", R::Worker},   {E::WantClose, "WantClose", R::Worker},
-        {E::Flushed, "Flushed", R::Worker},     {E::Resumed, "Resumed", R::Listener},
-        {E::IoReady, "IoReady", R::Listener},   {E::Expired, "Expired", R::Listener},
-        {E::Shed, "Shed", R::Listener},         {E::PeerGone, "PeerGone", R::Anyone},
-        {E::Kill, "Kill", R::Anyone},
+        {E::WantTurn, "WantTurn", R::Worker},   {E::WantHold, "WantHold", R::Worker},
+        {E::WantClose, "WantClose", R::Worker}, {E::Flushed, "Flushed", R::Worker},
+        {E::Resumed, "Resumed", R::Listener},   {E::IoReady, "IoReady", R::Listener},
+        {E::Expired, "Expired", R::Listener},   {E::Shed, "Shed", R::Listener},
+        {E::PeerGone, "PeerGone", R::Anyone},   {E::Kill, "Kill", R::Anyone},
     };
     is(std::size(all), kConnEvents.size(), "every event is known here");
     for (const Wanted &wanted : all) {

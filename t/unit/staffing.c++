@@ -287,6 +287,20 @@ void test_ramp()
     is(ramp(400, {1, 20, 10000, 75, 250, 0, 0}, {1, 0}, 7), "1 2 4 8 5 0 0", "and until the active limit");
 }
 
+void test_min_children()
+{
+    const auto two = [](StaffingLimits &limits) {
+        limits.min_children = 2;
+        limits.max_spare = 20;
+        limits.min_spare = 1;
+    };
+    look("idle ones stay that are needed to use all cores", 2 * child(25) + 6 * kFree, {1, 0},
+         "spawn [] retire -1, none, idle 50, rate 1 hold 0", two);
+    look("not more of them", 3 * child(25) + 5 * kFree, {1, 0}, "spawn [] retire 2, none, idle 75, rate 1 hold 0", two);
+    look("and they are started again", 1 * child(25) + 7 * kFree, {1, 0},
+         "spawn [1] retire -1, none, idle 25, rate 2 hold 0", two);
+}
+
 void test_free_slots()
 {
     const Slots slots = {child(1), kFree, quiescing(0), kFree, old_generation(0), kFree, not_accepting(0)};
@@ -309,6 +323,7 @@ int main()
     test_retire();
     test_buckets();
     test_ramp();
+    test_min_children();
     test_free_slots();
     return done();
 }

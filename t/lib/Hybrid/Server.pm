@@ -53,6 +53,8 @@ sub load_mpm {
     return "LoadModule mpm_${mpm}_module $so\n";
 }
 
+sub debian_mpm_conf { return $DEBIAN_MPM_CONF }
+
 sub load_modules {
     return join '', map {
         my $so = $_ eq 'php' ? (glob("$MODULES/libphp*.so"))[0] : "$MODULES/mod_$_.so";
@@ -100,9 +102,11 @@ sub conf_text {
     my $root = $self->{root};
     my @modules = (qw(authz_core dir mime status), @{ $self->{modules} });
     my %seen;
+    # mpm_hybrid starts a child for each core at least, so "StartServers 1" alone is not one child.
+    my $tokens = $self->{mpm} eq 'hybrid' && $self->{mpm_conf} =~ /^StartServers\s+1$/m ? "RunTokens 1\n" : '';
     my $text = join '', load_mpm($self->{mpm}), load_modules(grep { !$seen{$_}++ } @modules),
         $self->{probe} ? probe_conf($root) : '',
-        $> == 0 ? "User www-data\nGroup www-data\n" : '', <<CONF, $self->{mpm_conf}, "\n", $self->{conf}, "\n";
+        $> == 0 ? "User www-data\nGroup www-data\n" : '', <<CONF, $tokens, $self->{mpm_conf}, "\n", $self->{conf}, "\n";
 ServerRoot $root
 DefaultRuntimeDir $root/run
 PidFile $root/httpd.pid
