@@ -19,6 +19,10 @@ namespace {
 /// nine seconds (ap_reclaim_child_processes() in server/mpm_unix.c); nobody should wait for that.
 constexpr Duration kPatience = milliseconds(250);
 
+/// With MaxMemFree, unused pools that are kept for the next connections. As many as short connections need at a time:
+/// new memory for each would cost more than the connection.
+constexpr std::size_t kKeptPools = 128;
+
 constexpr int kSparePeriod = 30'000; // milliseconds: threads that were not needed for so long are ended
 
 sigset_t watched_signals()
@@ -146,7 +150,7 @@ void Child::make_runtime()
     apr_pool_create(&pruntime_, birth_.pconf);
     apr_pool_tag(pruntime_, "mpm_runtime");
     const bool capped = ap_max_mem_free != APR_ALLOCATOR_MAX_FREE_UNLIMITED;
-    const std::size_t keep = capped ? config.threads_per_child * 3 / 4 : static_cast<std::size_t>(-1);
+    const std::size_t keep = capped ? kKeptPools : static_cast<std::size_t>(-1);
 
     const Scheduler::Hooks hooks = {
         [](void *child) { static_cast<Child *>(child)->listener_->wake(); },

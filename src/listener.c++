@@ -62,17 +62,37 @@ void Listener::round(Worker &self)
         callbacks_.notify(callbacks_.child);
 }
 
-// Sleeps only when there is nothing to do, here or in the queue.
+// Sleeps only when there is nothing to do, here or in the queue; and after another look, if that is worth it.
 std::span<const epoll_event> Listener::wait(Worker &self, Time now)
 {
-    const std::span<const epoll_event> events = poller_.wait(0);
-    if (!events.empty() || next_due(now) <= now || !scheduler_.may_sleep())
+    std::span<const epoll_event> events = poller_.wait(0);
+    if (events.empty() && !poller_.woken() && look_again_.worth_it())
+        events = look(now);
+    if (!events.empty() || poller_.woken() || next_due(now) <= now || !scheduler_.may_sleep())
         return events;
     self.rest();
-    const std::span<const epoll_event> later_events = poller_.wait(sleeps_until_.load());
+    events = poller_.wait(sleeps_until_.load());
     sleeps_until_.store(0);
     scheduler_.awake();
-    return later_events;
+    return events;
+}
+
+std::span<const epoll_event> Listener::look(Time begin)
+{
+    for (Time before = now();;) {
+        const std::span<const epoll_event> events = poller_.wait(0);
+        if (!events.empty()) {
+            look_again_.found();
+            return events;
+        }
+        const Time t = now();
+        if (poller_.woken() || t - before > LookAgain::kGap || t - begin > LookAgain::kLength ||
+            scheduler_.others_wait()) {
+            look_again_.in_vain();
+            return events;
+        }
+        before = t;
+    }
 }
 
 void Listener::end()

@@ -56,12 +56,14 @@ std::span<const epoll_event> Poller::wait(Time until)
     if (until != kNever) // rounded up: never back before the time
         timeout = static_cast<int>(std::clamp<Time>((until - now() + 999) / 1000, 0, INT_MAX));
     int count = epoll_wait(epoll_.get(), events_, kBatch, timeout);
+    woken_ = false;
     for (int i = 0; i < count; ++i) {
         if (target_of(events_[i]).kind != PollTarget::Kind::Wake)
             continue;
         std::uint64_t wakes;
         [[maybe_unused]] const auto drained = read(wake_.get(), &wakes, sizeof wakes);
         events_[i] = events_[--count];
+        woken_ = true;
         break;
     }
     return {events_, static_cast<std::size_t>(std::max(count, 0))};

@@ -6,6 +6,7 @@
 
 #include "hybrid/acceptor.hpp"
 #include "hybrid/connection.hpp"
+#include "hybrid/look_again.hpp"
 #include "hybrid/poller.hpp"
 #include "hybrid/suspended.hpp"
 #include "hybrid/timers.hpp"
@@ -78,6 +79,7 @@ class Listener {
     bool drained(Time now) EXCLUDES(mu_);
     Time next_due(Time now) EXCLUDES(mu_);
     std::span<const epoll_event> wait(Worker &self, Time now) EXCLUDES(mu_);
+    std::span<const epoll_event> look(Time begin);
     void on_event(const epoll_event &event, Time now) EXCLUDES(mu_);
     void on_ready(Connection &connection) EXCLUDES(mu_);
     void on_lingering(Connection &connection) EXCLUDES(mu_);
@@ -104,6 +106,7 @@ class Listener {
     // Only who polls.
     Mode seen_mode_ = Mode::Serve;
     Time orphaned_since_ = kNever;
+    LookAgain look_again_;
 
     Mutex mu_;
     Deadlines idle_ GUARDED_BY(mu_);   // KeepAlive

@@ -39,14 +39,17 @@ class Poller {
     /// Makes wait() return, now or the next time. Async-signal-safe.
     void wake();
 
-    /// Waits until `until` at most. What came stays valid until the next call. Wakes are not reported.
+    /// Waits until `until` at most. What came stays valid until the next call. Wakes are not among it: woken() says
+    /// whether the last wait() has taken one in, which then doesn't end the next.
     std::span<const epoll_event> wait(Time until);
+    bool woken() const { return woken_; }
 
   private:
     static constexpr int kBatch = 128;
     Fd epoll_;
     Fd wake_;
     PollTarget wake_target_{PollTarget::Kind::Wake};
+    bool woken_ = false;
     epoll_event events_[kBatch];
 };
 

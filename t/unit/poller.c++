@@ -225,12 +225,14 @@ void test_wake_before()
     is(poller.open(), 0, "open");
     poller.wake();
     ok(woken(poller), "woken before: wait is back at once, and reports nothing");
+    ok(poller.woken(), "but says that it was woken");
     poller.wake();
     poller.wake();
     poller.wake();
     ok(woken(poller), "woken three times before: back at once");
     const Time until = later(now(), milliseconds(3));
     is(poller.wait(until).size(), 0, "and once is all");
+    ok(!poller.woken(), "which the next one has forgotten");
     ok(now() >= until, "the next one waits");
 
     Pair pair;

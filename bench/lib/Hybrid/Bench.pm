@@ -38,11 +38,15 @@ sub loads {
 sub new {
     my ($class, %option) = @_;
     my $self = bless {%option}, $class;
-    for my $name (@{ $self->{servers} }) {
-        $self->{server}{$name} = $name eq 'nginx' ? Hybrid::Bench::Nginx->new : httpd($name);
-        $self->{server}{$name}->start;
-    }
     return $self;
+}
+
+# The server for a load: plain HTTP has one of its own, without the modules the others need, which cost every request
+# something. Started when it is first wanted.
+sub server_for {
+    my ($self, $load, $name) = @_;
+    my $rich = $load->{tls} || $load->{beside} || 0;
+    return $self->{server}{$name}{$rich} //= ($name eq 'nginx' ? Hybrid::Bench::Nginx->new : httpd($name, $rich))->start;
 }
 
 sub files {
@@ -52,18 +56,21 @@ sub files {
     $server->file('large', 'x' x 100_000);
 }
 
-# Debian's settings (MPM, <Directory />, access log, ExtendedStatus); the backend's and TLS's modules are there in all loads.
+# Debian's settings: MPM, <Directory />, access log, ExtendedStatus.
 sub httpd {
-    my ($mpm) = @_;
+    my ($mpm, $rich) = @_;
+    my $tls_and_backend = Hybrid::Server->tls_vhost('Protocols h2 http/1.1') . <<'CONF';
+LogLevel ssl:error http2:error proxy:crit
+ProxyPass /backend/ http://127.0.0.1:@PORT3@/
+CONF
     my $server = Hybrid::Server->new(
         mpm => $mpm, level => 'notice', limits => { nofile => $DESCRIPTORS },
-        modules => [qw(ssl socache_shmcb http2 proxy proxy_http)],
+        modules => $rich ? [qw(ssl socache_shmcb http2 proxy proxy_http)] : [],
         mpm_conf => $mpm eq 'prefork' ? "StartServers 5\nMinSpareServers 5\nMaxSpareServers 10\nMaxRequestWorkers 150\n"
             : Hybrid::Server::debian_mpm_conf(),
-        conf => <<'CONF' . Hybrid::Server->tls_vhost('Protocols h2 http/1.1'),
+        conf => <<'CONF' . ($rich ? $tls_and_backend : ''),
 LoadModule hybrid_probe_module @PROBE@
 CustomLog @ROOT@/logs/access "%h %l %u %t \"%r\" %>s %O \"%{Referer}i\" \"%{User-Agent}i\""
-LogLevel ssl:error http2:error proxy:crit
 KeepAliveTimeout 5
 <Directory />
     Options FollowSymLinks
@@ -78,7 +85,6 @@ KeepAliveTimeout 5
 <Directory @ROOT@/docs/nommap>
     EnableMMAP Off
 </Directory>
-ProxyPass /backend/ http://127.0.0.1:@PORT3@/
 CONF
     );
     (my $text = $server->conf_text) =~ s/\@PROBE\@/$ENV{HYBRID_PROBE_SO}/;
@@ -109,7 +115,7 @@ sub can_run {
 # One run: { rate, cpu (us per request), switches (per request), p50, p99, max (ms), errors, starved }
 sub run {
     my ($self, $load, $name) = @_;
-    my $server = $self->{server}{$name};
+    my $server = $self->server_for($load, $name);
     my $beside = $load->{beside};
     my $backend;
     $backend = Hybrid::Bench::Backend->new($server->port(3)) if $beside && $beside->{path} =~ /backend/;
