@@ -12,6 +12,8 @@ namespace hybrid {
 namespace {
 
 constexpr int kAcceptsAtOnce = 16;
+constexpr int kMostAccepts = 128;        // as many events as the poller reports
+constexpr std::size_t kSmoothRun = 1000; // pieces of work
 constexpr Duration kFirstPause = milliseconds(50);
 constexpr Duration kLongestPause = seconds(1);
 constexpr Duration kCrowdedPause = milliseconds(10); // while workers are blocked
@@ -70,13 +72,17 @@ void Acceptor::on_readable(PollTarget &target, Time now)
     }
 }
 
-// How many can be taken at once. Idle connections need no worker, and a queue of short requests none to itself. But
-// what is taken may block, hence not more than there are workers; and while most of them are blocked already, a client
-// beyond their number would wait for one, though another child may be idle or could be started.
+// How many can be taken at once. Idle connections need no worker, and a queue of short requests none to itself: when
+// nothing has blocked for long, as many as are heard of at once. But what is taken may block, hence not more than there
+// are workers; and while most of them are blocked already, a client beyond their number would wait for one, though
+// another child may be idle or could be started.
 int Acceptor::room() const
 {
+    const Scheduler::Load load = scheduler_.load();
+    if (load.smooth >= kSmoothRun)
+        return kMostAccepts;
     const int workers = config_.threads_per_child;
-    const int at_work = static_cast<int>(scheduler_.load().at_work);
+    const int at_work = static_cast<int>(load.at_work);
     const int open = static_cast<int>(slot_.connections()) - static_cast<int>(slot_.closing());
     return std::clamp(workers - (2 * at_work <= workers ? at_work : std::max(open, at_work)), 0, kAcceptsAtOnce);
 }

@@ -29,7 +29,7 @@ void Children::set_buckets(ap_listen_rec **records, int buckets)
     for (int i = 0; i < mpm.num_buckets; ++i)
         rate = std::max(rate, retained_.staffing[i].spawn_rate);
     for (int i = mpm.num_buckets; i < buckets; ++i)
-        retained_.staffing[i] = {rate, 0};
+        retained_.staffing[i] = {rate, 0, 0};
     mpm.num_buckets = buckets;
 }
 
@@ -232,6 +232,7 @@ void Children::maintain()
             config_.min_children,
             retained_.active_daemons,
             retained_.total_daemons,
+            now(),
         };
         StaffingMemory &memory = retained_.staffing[bucket];
         carry_out(plan_staffing(limits, slots, bucket, memory), memory);

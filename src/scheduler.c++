@@ -109,6 +109,7 @@ Scheduler::Next Scheduler::choose(Runner &self, bool token)
     if (token && first_ && (before_poll_ > 0 || poller_)) {
         self.place_ = Place::Running;
         ++self.run_;
+        ++smooth_;
         ++at_work_;
         running_.push_back(&self);
         return {Act::Run, pop()};
@@ -202,6 +203,7 @@ void Scheduler::detach(const Holder &holder)
     if (runner.place_ != Place::Running || runner.run_ != holder.run)
         return;
     runner.place_ = Place::Detached;
+    smooth_ = 0;
     std::erase(running_, &runner);
     --holders_;
     hand_on();
@@ -246,7 +248,7 @@ void Scheduler::stop()
 Scheduler::Load Scheduler::load() const
 {
     Lock lock(mu_);
-    return {workers_, at_work_, parked_, queued_};
+    return {workers_, at_work_, parked_, queued_, smooth_};
 }
 
 } // namespace hybrid

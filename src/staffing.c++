@@ -81,9 +81,15 @@ StaffingPlan plan_staffing(const StaffingLimits &limits, std::span<const SlotVie
     StaffingPlan plan;
     plan.idle = count.idle;
     if (count.idle > limits.max_spare / limits.buckets && limits.active_children > limits.min_children) {
-        plan_retire(limits, slots.size(), count, plan);
         memory.spawn_rate = 1;
-    } else if (count.idle < limits.min_spare / limits.buckets || limits.active_children < limits.min_children) {
+        if (memory.surplus_since == 0)
+            memory.surplus_since = limits.now;
+        if (limits.now >= later(memory.surplus_since, StaffingLimits::kSurplusTime))
+            plan_retire(limits, slots.size(), count, plan);
+        return plan;
+    }
+    memory.surplus_since = 0;
+    if (count.idle < limits.min_spare / limits.buckets || limits.active_children < limits.min_children) {
         plan_spawn(limits, count, memory, plan);
     } else {
         memory.spawn_rate = 1;

@@ -115,6 +115,7 @@ class Scheduler {
         std::size_t at_work; ///< of these, running something
         std::size_t parked;  ///< of these, with nothing to do
         std::size_t queued;  ///< work waiting for a worker
+        std::size_t smooth;  ///< pieces of work begun since somebody last lost its token
     };
     Load load() const EXCLUDES(mu_);
 
@@ -149,6 +150,7 @@ class Scheduler {
     std::size_t arriving_ GUARDED_BY(mu_) = 0; // of these, not yet seen
     std::size_t at_work_ GUARDED_BY(mu_) = 0;
     std::vector<Runner *> running_ GUARDED_BY(mu_); // those at work with a token
+    std::size_t smooth_ GUARDED_BY(mu_) = 0;
     bool finishing_ GUARDED_BY(mu_) = false;
     bool stopped_ GUARDED_BY(mu_) = false;
 };

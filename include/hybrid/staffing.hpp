@@ -3,6 +3,8 @@
 // the choice of whom to retire is ours (K16).
 #pragma once
 
+#include "hybrid/clock.hpp"
+
 #include <span>
 #include <vector>
 
@@ -29,13 +31,18 @@ struct StaffingLimits {
     int min_children = 1;    ///< active ones, however idle they are
     int active_children = 0; ///< alive and not ending
     int total_children = 0;  ///< alive
+    Time now = 0;
     static constexpr int kMaxSpawnRate = 32;
+    /// Too many idle workers must have been there for so long before a child is retired for it: children are added at
+    /// once when handlers block, and a child's end costs its clients their connections.
+    static constexpr Duration kSurplusTime = seconds(10);
 };
 
 /// What is remembered from one look to the next. Plain data: it survives reloads.
 struct StaffingMemory {
-    int spawn_rate; ///< children to start at the next look, doubled while there are too few
-    int hold_off;   ///< looks for which the rate is not doubled
+    int spawn_rate;         ///< children to start at the next look, doubled while there are too few
+    int hold_off;           ///< looks for which the rate is not doubled
+    Time surplus_since = 0; ///< there have been too many idle workers since then; 0: there were not, at the last look
 };
 
 enum class StaffingNote {

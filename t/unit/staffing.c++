@@ -115,6 +115,8 @@ void look(const char *words, const Slots &slots, StaffingMemory memory, const ch
     StaffingLimits limits = defaults(slots);
     if (adjust)
         adjust(limits);
+    limits.now = seconds(1000);
+    memory.surplus_since = seconds(1); // long enough for whom that concerns
     const StaffingPlan plan = plan_staffing(limits, slots, bucket, memory);
     is(text_of(plan, memory), wanted, words);
 }
@@ -301,6 +303,26 @@ void test_min_children()
          "spawn [1] retire -1, none, idle 25, rate 2 hold 0", two);
 }
 
+void test_patience()
+{
+    const Slots many = 12 * child(25) + 4 * kFree;
+    const Slots right = 4 * child(25) + 12 * kFree;
+    StaffingMemory memory = {1, 0, 0};
+    const auto retires = [&memory](const Slots &slots, Time now) {
+        StaffingLimits limits = defaults(slots);
+        limits.now = now;
+        return plan_staffing(limits, slots, 0, memory).retire >= 0;
+    };
+    ok(!retires(many, seconds(5)), "too many idle ones: nobody goes at once");
+    ok(!retires(many, seconds(14)), "nor soon");
+    ok(retires(many, seconds(15)), "but after ten seconds");
+    ok(retires(many, seconds(16)), "and then another at each look (P03)");
+    ok(!retires(right, seconds(17)), "until they are not too many");
+    ok(!retires(many, seconds(18)), "too many again: time begins anew");
+    ok(!retires(many, seconds(27)), "and passes");
+    ok(retires(many, seconds(28)), "as before");
+}
+
 void test_free_slots()
 {
     const Slots slots = {child(1), kFree, quiescing(0), kFree, old_generation(0), kFree, not_accepting(0)};
@@ -324,6 +346,7 @@ int main()
     test_buckets();
     test_ramp();
     test_min_children();
+    test_patience();
     test_free_slots();
     return done();
 }

@@ -12,12 +12,19 @@ use POSIX ();
 
 our $DESCRIPTORS = 20_000;
 
-# name, and what to run: wrk (clients, path, more arguments), h2 (clients, streams) or mix (what holds workers, clients
+my $PIPELINE = <<'LUA';
+function init() local r = {} for i = 1, 16 do r[i] = wrk.format() end batch = table.concat(r) end
+function request() return batch end
+LUA
+
+# name, and what to run: wrk (clients, path, more arguments), h2load (clients, streams, requests) or mix (what holds workers, clients
 # beside it). Figures are those of the clients of a small file.
 sub loads {
     my @wanted = @_;
     my @all = (
-        (map { { name => "c$_", clients => $_, path => '/small' } } 1, 8, 32, 128, 512, 4096),
+        (map { { name => "c$_", clients => $_, path => '/small' } } 1, 8, 32, 128, 512),
+        { name => 'c4096', clients => 4096, path => '/small', times => 4 }, # connecting them takes its time
+        { name => 'floor', clients => 4, path => '/small', lua => $PIPELINE }, # httpd's own work: nobody waits for anybody
         { name => 'c1pinned', clients => 1, path => '/small', pinned => 1 },
         { name => 'think', clients => 48, path => '/small', lua => "function delay() return 2 end\n" },
         { name => 'close', clients => 64, path => '/small', arguments => [ '-H', 'Connection: close' ] },
@@ -25,8 +32,8 @@ sub loads {
         { name => '100k', clients => 32, path => '/large' },
         { name => 'nommap', clients => 128, path => '/nommap/small' },
         { name => 'tls', clients => 32, path => '/small', tls => 1 },
-        { name => 'h2c16', clients => 16, streams => 10, path => '/small', tls => 1 },
-        { name => 'h2c500', clients => 500, streams => 1, path => '/small', tls => 1 },
+        { name => 'h2c16', clients => 16, streams => 10, path => '/small', tls => 1, requests => 20_000 },
+        { name => 'h2c500', clients => 500, streams => 1, path => '/small', tls => 1, requests => 20_000 },
         { name => 'backend', clients => 16, path => '/small', beside => { clients => 120, path => '/backend/' } },
         { name => 'spin', clients => 32, path => '/small', beside => { clients => 2, path => '/spin?ms=100' } },
     );
@@ -117,13 +124,14 @@ sub run {
     my ($self, $load, $name) = @_;
     my $server = $self->server_for($load, $name);
     my $beside = $load->{beside};
+    my $seconds = $self->{seconds} * ($load->{times} // 1);
     my $backend;
     $backend = Hybrid::Bench::Backend->new($server->port(3)) if $beside && $beside->{path} =~ /backend/;
     pin($server->pid, 1) if $load->{pinned};
     my @before = usage($server->pid);
-    my $other = $beside && start_wrk({ %$load, %$beside }, $server, $self->{seconds} + 1);
+    my $other = $beside && start_wrk({ %$load, %$beside }, $server, $seconds + 1);
     select undef, undef, undef, 0.5 if $beside; # a head start, part of the load
-    my $result = $load->{streams} ? h2load($load, $server, $self->{seconds}) : start_wrk($load, $server, $self->{seconds})->();
+    my $result = $load->{streams} ? h2load($load, $server) : start_wrk($load, $server, $seconds)->();
     if ($other) {
         my $held = $other->();
         $result->{beside} = $held->{rate};
@@ -134,6 +142,7 @@ sub run {
     my $requests = $result->{requests} || 1;
     $result->{cpu} = ($after[0] - $before[0]) * 1e6 / $requests;
     $result->{switches} = ($after[1] - $before[1]) / $requests;
+    delete $result->{switches} if $result->{switches} < 0; # processes have ended, and their count with them
     $result->{starved} //= 0;
     return $result;
 }
@@ -208,13 +217,13 @@ sub start_wrk {
 }
 
 sub h2load {
-    my ($load, $server, $seconds) = @_;
-    my $text = run_command($seconds + 30, 'sh', '-c', "ulimit -n $DESCRIPTORS; exec \"\$@\"", 'sh', 'h2load', '-D', $seconds, '-c', $load->{clients},
+    my ($load, $server) = @_;
+    my $text = run_command(60, 'sh', '-c', "ulimit -n $DESCRIPTORS; exec \"\$@\"", 'sh', 'h2load', '-n', $load->{requests}, '-c', $load->{clients},
         '-m', $load->{streams}, sprintf('https://127.0.0.1:%d%s', $server->port(2), $load->{path}));
     my ($rate) = $text =~ m{finished in \S+, ([\d.]+) req/s};
-    my ($done, $failed, $errored, $timeout) = $text =~ /(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout/;
+    my ($done, $failed) = $text =~ /(\d+) succeeded, (\d+) failed/; # failed counts errors and timeouts, too
     my ($max) = $text =~ /time for request:\s+\S+\s+(\S+)/;
-    return { rate => $rate, requests => $done, errors => ($failed // 0) + ($timeout // 0), max => ms($max) };
+    return { rate => $rate, requests => $done, errors => $failed // $load->{requests}, max => ms($max) };
 }
 
 package Hybrid::Bench::Nginx;
@@ -244,11 +253,15 @@ http {
     sendfile on;
     keepalive_requests 100;
     upstream backend { server 127.0.0.1:$backend; keepalive 150; }
-    server {
-        listen 127.0.0.1:$port;
+    server { # HTTP/2 counts requests where httpd does not
         listen 127.0.0.1:$tls ssl http2;
+        keepalive_requests 100000000;
+        root $root/docs;
         ssl_certificate $root/cert.pem;
         ssl_certificate_key $root/key.pem;
+    }
+    server {
+        listen 127.0.0.1:$port;
         root $root/docs;
         location /conn { return 200 "id=1\\n"; }
         location /backend/ { proxy_pass http://backend/; proxy_http_version 1.1; proxy_set_header Connection ""; }
