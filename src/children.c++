@@ -147,6 +147,12 @@ void Children::account_quiescing(int slot)
                  retained_.total_daemons, retained_.max_daemon_used, config_.server_limit);
 }
 
+bool Children::serves(int slot)
+{
+    const SlotView view = look_at(slot);
+    return view.occupied && view.current && !view.quiescing;
+}
+
 void Children::on_gone(int slot, pid_t pid, ap_generation_t generation)
 {
     if (slot == kNoSlot) {

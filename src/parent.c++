@@ -126,8 +126,8 @@ void Parent::wait(apr_proc_t &process, apr_exit_why_e &why, int &status)
         children_.wait_for_call(seconds(1));
 }
 
-// True when the loop should look at the children's number right away: after a death by a signal, which is a crash,
-// but not after more than two in a row, which would be a flood (P11).
+// True when the loop should look at the children's number right away: after the death by a signal, which is a crash, of
+// one that served, but not after more than two in a row, which would be a flood (P11).
 bool Parent::on_exit(const apr_proc_t &process, apr_exit_why_e why, int status)
 {
     apr_proc_t reaped = process;
@@ -137,6 +137,7 @@ bool Parent::on_exit(const apr_proc_t &process, apr_exit_why_e why, int status)
         return false;
     if (processed == APEXIT_CHILDSICK)
         retained_.sick_child_detected = 1;
+    const bool served = slot >= 0 && children_.serves(slot);
     if (slot >= 0) {
         children_.on_gone(slot, 0, 0);
         if (processed == APEXIT_CHILDSICK)
@@ -147,7 +148,7 @@ bool Parent::on_exit(const apr_proc_t &process, apr_exit_why_e why, int status)
         ap_log_error(APLOG_MARK, APLOG_WARNING, 0, ap_server_conf,
                      APLOGNO(00488) "long lost child came home! (pid %ld)", static_cast<long>(process.pid));
     }
-    if (slot < 0 || !APR_PROC_CHECK_SIGNALED(why))
+    if (!served || !APR_PROC_CHECK_SIGNALED(why))
         return false;
     if (++successive_kills_ >= 3) {
         if (successive_kills_ % 10 == 3)

@@ -38,6 +38,8 @@ class Children {
     /// Some child is or was fully up.
     bool had_healthy_one();
 
+    /// The child there is of the running generation, and not ending.
+    bool serves(int slot);
     /// A child has been reaped. `slot` is kNoSlot for one that has none any more.
     void on_gone(int slot, pid_t pid, ap_generation_t generation);
 
