@@ -79,12 +79,13 @@ void Acceptor::on_readable(PollTarget &target, Time now)
 int Acceptor::room() const
 {
     const Scheduler::Load load = scheduler_.load();
-    if (load.smooth >= kSmoothRun)
-        return kMostAccepts;
     const int workers = config_.threads_per_child;
     const int at_work = static_cast<int>(load.at_work);
-    const int open = static_cast<int>(slot_.connections()) - static_cast<int>(slot_.closing());
-    return std::clamp(workers - (2 * at_work <= workers ? at_work : std::max(open, at_work)), 0, kAcceptsAtOnce);
+    if (2 * at_work > workers) {
+        const int open = static_cast<int>(slot_.connections()) - static_cast<int>(slot_.closing());
+        return std::clamp(workers - std::max(open, at_work), 0, kAcceptsAtOnce);
+    }
+    return load.smooth >= kSmoothRun ? kMostAccepts : std::clamp(workers - at_work, 1, kAcceptsAtOnce);
 }
 
 bool Acceptor::accept_one(Socket &socket, Time now)

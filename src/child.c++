@@ -2,6 +2,7 @@
 
 #include "hybrid/turn.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <new>
@@ -23,7 +24,7 @@ constexpr Duration kPatience = milliseconds(250);
 /// new memory for each would cost more than the connection.
 constexpr std::size_t kKeptPools = 128;
 
-constexpr int kSparePeriod = 30'000; // milliseconds: threads that were not needed for so long are ended
+constexpr Duration kSparePeriod = seconds(30); // threads that were not needed for so long are ended
 
 sigset_t watched_signals()
 {
@@ -206,12 +207,14 @@ void Child::serve()
 {
     struct pollfd waits[] = {{signals_.get(), POLLIN, 0}, {notices_.get(), POLLIN, 0}, {ticks_.get(), POLLIN, 0}};
     const int kept = birth_.config.tokens_per_child;
+    Time review_at = later(now(), kSparePeriod);
     while (!listener_->ended() && ending_ != Ending::Now) {
-        const bool spare = scheduler_->load().workers > static_cast<std::size_t>(kept);
-        const int ready = poll(waits, 3, spare ? kSparePeriod : -1);
-        if (ready == 0) {
+        const bool spare = workers_->reap() > kept;
+        const Duration left = std::max<Duration>(0, review_at - now());
+        const int ready = poll(waits, 3, spare ? static_cast<int>(left / milliseconds(1)) + 1 : -1);
+        if (now() >= review_at) {
             scheduler_->retire_unneeded(kept);
-            workers_->reap();
+            review_at = later(now(), kSparePeriod);
         }
         if (ready <= 0)
             continue;

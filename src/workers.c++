@@ -100,6 +100,7 @@ void Workers::show_all()
 
 bool Workers::start_one()
 {
+    reap(); // their rows are free
     const auto worker = std::ranges::find_if(workers_, [](const Worker &w) { return !w.pool_; });
     if (worker == workers_.end() || now() < again_at_)
         return false;
@@ -126,11 +127,15 @@ bool Workers::start_one()
     return false;
 }
 
-void Workers::reap()
+int Workers::reap()
 {
-    for (Worker &worker : workers_)
+    int there = 0;
+    for (Worker &worker : workers_) {
         if (worker.pool_ && worker.left_.load())
             join(worker);
+        there += worker.pool_ != nullptr;
+    }
+    return there;
 }
 
 void Workers::hang_up()

@@ -70,8 +70,8 @@ class Workers {
     void show_all();
     /// Starts one more thread. False: there are ThreadsPerChild already, or there can't be more, which is said once.
     bool start_one();
-    /// Clears away the threads that have left.
-    void reap();
+    /// Clears away the threads that have left; how many are there still?
+    int reap();
     void hang_up();
     /// Waits for threads that are leaving or have left.
     void join();
