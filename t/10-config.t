@@ -125,7 +125,7 @@ subtest 'RunTokens' => sub {
         my ($tokens, $children) = @$_;
         $s->write_conf($base =~ s/\@CONF\@/$tokens\n$spare/r);
         $s->start;
-        is scalar($s->children), $children, "$tokens: $children children";
+        ok wait_for(sub { $s->children == $children }, 10), "$tokens: $children children";
         $s->stop;
     }
 };

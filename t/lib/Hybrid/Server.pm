@@ -32,6 +32,8 @@ use Hybrid::Wait;
 our $HTTPD   = $ENV{HYBRID_HTTPD} || '/usr/sbin/apache2';
 our $MODULES = $ENV{HYBRID_LIBEXECDIR} || '/usr/lib/apache2/modules';
 
+my $CONFIGURED = qr/AH00489|AH00292|AH00163/; # "configured -- resuming normal operations" of event, worker, prefork
+
 my $DEBIAN_MPM_CONF = <<'CONF';
 StartServers            2
 MinSpareThreads         25
@@ -233,6 +235,7 @@ sub start {
     }
     wait_for(sub { $self->answers }, 20) or $self->fail('does not answer');
     $self->{pid} = $self->pid;
+    $self->wait_log($CONFIGURED) if !$in_place; # all its first children are there
     return $self;
 }
 
@@ -288,9 +291,9 @@ sub restart  { my ($self) = @_; return $self->_reload('HUP') }
 
 sub _reload {
     my ($self, $signal) = @_;
-    my $before = () = $self->log =~ /AH00489|AH00292|AH00163/g;
+    my $before = () = $self->log =~ /$CONFIGURED/g;
     $self->signal($signal);
-    $self->wait_log(sub { my $now = () = $_[0] =~ /AH00489|AH00292|AH00163/g; $now > $before }, 20);
+    $self->wait_log(sub { my $now = () = $_[0] =~ /$CONFIGURED/g; $now > $before }, 20);
 }
 
 # Pids of the children: processes whose parent is the server and that run the same program.
