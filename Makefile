@@ -29,7 +29,7 @@ demo: deps
 	@$(MAKE) --no-print-directory all
 	@exec bench/demo
 
-#: bench        hybrid, event, worker, prefork and nginx under all loads: half an hour on a quiet machine; the result goes
+#: bench        hybrid, event, worker, prefork and nginx under all loads, a quarter of an hour; needs gnuplot; the result goes
 #:              to bench/results, its picture to doc/bench.svg
 bench: deps
 	@$(MAKE) --no-print-directory all
