@@ -2,6 +2,7 @@
 // must not change (ap_add_module() in server/config.c takes it from __FILE__).
 
 #include "hybrid/child.hpp"
+#include "hybrid/client_io.hpp"
 #include "hybrid/config.hpp"
 #include "hybrid/connection.hpp"
 #include "hybrid/parent.hpp"
@@ -21,6 +22,7 @@ using namespace hybrid;
 struct Door {
     Retained *retained;
     Parent *parent; // made by open_logs
+    ap_filter_rec_t *client_output;
     Config config;
 };
 Door door;
@@ -83,7 +85,13 @@ static apr_status_t hybrid_timed_callback(apr_time_t delay, ap_mpm_callback_fn_t
 static int hybrid_pre_connection(conn_rec *c, void *) noexcept
 {
     adopt_secondary(c);
+    add_client_output(c, door.client_output);
     return OK;
+}
+
+static apr_status_t hybrid_insert_network_bucket(conn_rec *c, apr_bucket_brigade *bb, apr_socket_t *) noexcept
+{
+    return insert_client_socket(c, bb);
 }
 
 static int hybrid_protocol_switch(conn_rec *c, request_rec *r, server_rec *s, const char *) noexcept
@@ -116,9 +124,11 @@ static void hybrid_register_hooks(apr_pool_t *)
     ap_hook_mpm_get_name(hybrid_mpm_get_name, nullptr, nullptr, APR_HOOK_MIDDLE);
     ap_hook_mpm_register_timed_callback(hybrid_timed_callback, nullptr, nullptr, APR_HOOK_MIDDLE);
     ap_hook_pre_connection(hybrid_pre_connection, nullptr, nullptr, APR_HOOK_REALLY_FIRST);
+    ap_hook_insert_network_bucket(hybrid_insert_network_bucket, nullptr, nullptr, APR_HOOK_MIDDLE);
     ap_hook_protocol_switch(hybrid_protocol_switch, nullptr, nullptr, APR_HOOK_REALLY_FIRST);
     ap_hook_pre_read_request(hybrid_pre_read_request, nullptr, nullptr, APR_HOOK_MIDDLE);
     ap_hook_post_read_request(hybrid_post_read_request, nullptr, nullptr, APR_HOOK_MIDDLE);
+    door.client_output = register_client_output();
 }
 
 // Directives. cmd->info is the place of the number in Config.

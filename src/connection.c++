@@ -1,6 +1,7 @@
 #include "hybrid/connection.hpp"
 
 #include <new>
+#include <sys/socket.h>
 
 namespace hybrid {
 
@@ -94,6 +95,12 @@ void Connection::resume(apr_thread_t *thread, int row)
     ap_run_resume_connection(c_, request_);
 }
 
+bool Connection::input_waits() const
+{
+    char byte;
+    return recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 Connection *Connection::of(const conn_rec *c)
 {
     if (c->master || !c->cs)
@@ -108,6 +115,7 @@ void Connection::on_pre_read_request(request_rec *r, conn_rec *c)
     if (!connection)
         return;
     connection->request_ = r;
+    connection->answered_ = false;
     connection->timeouts_of_ = ap_server_conf;
     apr_pool_cleanup_register(r->pool, r, on_request_cleanup, apr_pool_cleanup_null);
 }

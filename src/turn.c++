@@ -96,6 +96,10 @@ void Turn::process()
             again = true;
             continue;
         }
+        if (record().keepalive == AP_CONN_KEEPALIVE && worker_.listener.hurried() && connection_->input_waits()) {
+            again = true; // core need not have looked (Connection::take_drained)
+            continue;
+        }
         if (record().keepalive != AP_CONN_KEEPALIVE || worker_.listener.hurried()) {
             connection_->transit(ConnEvent::WantClose);
             return close();

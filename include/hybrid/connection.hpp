@@ -10,6 +10,7 @@
 #include "hybrid/slot.hpp"
 
 #include <memory>
+#include <utility>
 
 namespace hybrid {
 
@@ -50,6 +51,17 @@ class Connection : public Runnable, public Timed, public PollTarget {
     Duration timeout() const { return timeouts_of_->timeout; }
     Duration keep_alive_timeout() const { return timeouts_of_->keep_alive_timeout; }
 
+    /// After each answer core looks whether the next request is there already (ap_check_pipeline() in
+    /// modules/http/http_request.c), before the answer is written. It need not ask the kernel when the last read gave
+    /// all there was: what comes after it is seen when the connection is parked. take_drained() is true once after such
+    /// a read and an answer; only once, because modules that poll the socket themselves (mod_http2) must not be told so
+    /// for ever.
+    void set_drained(bool drained) { drained_ = drained; }
+    void set_answered() { answered_ = true; }
+    bool take_drained() { return answered_ && std::exchange(drained_, false); }
+    /// The client has sent something that nobody has read: asks the kernel.
+    bool input_waits() const;
+
     /// The connection behind a conn_rec; nullptr for one that is not ours (H21) or a secondary one.
     static Connection *of(const conn_rec *c);
 
@@ -73,6 +85,8 @@ class Connection : public Runnable, public Timed, public PollTarget {
     int fd_ = -1;
     ConnState state_ = kConnEntry;
     bool suspended_ = false; // as far as the modules know
+    bool drained_ = false;
+    bool answered_ = false; // the last request, as far as core's filters
     conn_rec *c_ = nullptr;
     request_rec *request_ = nullptr;
     ap_sb_handle_t *sbh_ = nullptr;

@@ -14,6 +14,7 @@
 #include "http_log.h"
 #include "http_main.h"
 #include "http_protocol.h"
+#include "http_request.h"
 #include "http_vhost.h"
 #include "mpm_common.h"
 #include "scoreboard.h"

@@ -339,7 +339,9 @@ static int handler(request_rec *r)
     if (!r->handler || strncmp(r->handler, "hybrid-", 7))
         return DECLINED;
     ap_set_content_type(r, "text/plain");
-    if (!strcmp(r->handler, "hybrid-sleep")) { /* ?ms= */
+    if (!strcmp(r->handler, "hybrid-sleep")) { /* ?ms= &flush= : the header goes out before */
+        if (argument(r, "flush", 0))
+            ap_rflush(r);
         note("sleep", "%s uri=%s", key(c), r->uri);
         apr_sleep(apr_time_from_msec(argument(r, "ms", 1000)));
         ap_rprintf(r, "slept pid=%d id=%ld\n", (int)getpid(), c->id);
@@ -375,9 +377,28 @@ static int handler(request_rec *r)
                 count += n;
         ap_rprintf(r, "read %ld\n", (long)count);
     }
+    else if (!strcmp(r->handler, "hybrid-shrunk")) { /* ?claim= : the file has become smaller since we looked */
+        apr_file_t *file;
+        apr_bucket_brigade *bb = apr_brigade_create(r->pool, c->bucket_alloc);
+        if (apr_file_open(&file, r->filename, APR_READ | APR_BINARY, 0, r->pool) != APR_SUCCESS)
+            return HTTP_NOT_FOUND;
+        apr_brigade_insert_file(bb, file, 0, argument(r, "claim", 1), r->pool);
+        APR_BRIGADE_INSERT_TAIL(bb, apr_bucket_eos_create(c->bucket_alloc));
+        ap_set_content_length(r, argument(r, "claim", 1));
+        if (ap_pass_brigade(r->output_filters, bb) != APR_SUCCESS)
+            return AP_FILTER_ERROR;
+    }
+    else if (!strcmp(r->handler, "hybrid-nofile"))
+        ap_rputs("hi\n", r);
     else
         return DECLINED;
     return OK;
+}
+
+/* The bench's handler without a file touches none: no walk through its directories either. */
+static int map_to_storage(request_rec *r)
+{
+    return strcmp(r->uri, "/nofile") ? DECLINED : OK;
 }
 
 static const char *set_log(cmd_parms *cmd, void *dummy, const char *path)
@@ -437,6 +458,7 @@ static void register_hooks(apr_pool_t *p)
     ap_hook_child_status(child_status, NULL, NULL, APR_HOOK_REALLY_FIRST); /* before core's, which ends generations */
     ap_hook_end_generation(end_generation, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_monitor(monitor, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_map_to_storage(map_to_storage, NULL, NULL, APR_HOOK_FIRST);
     ap_hook_pre_connection(pre_connection, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_suspend_connection(suspend_connection, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_resume_connection(resume_connection, NULL, NULL, APR_HOOK_MIDDLE);

@@ -28,7 +28,7 @@ sub loads {
         { name => 'c1pinned', clients => 1, path => '/small', pinned => 1 },
         { name => 'think', clients => 48, path => '/small', lua => "function delay() return 2 end\n" },
         { name => 'close', clients => 64, path => '/small', arguments => [ '-H', 'Connection: close' ] },
-        { name => 'nofile', clients => 64, path => '/conn' },
+        { name => 'nofile', clients => 64, path => '/nofile' },
         { name => '100k', clients => 32, path => '/large' },
         { name => 'nommap', clients => 128, path => '/nommap/small' },
         { name => 'tls', clients => 32, path => '/small', tls => 1 },
@@ -83,8 +83,8 @@ KeepAliveTimeout 5
     Options FollowSymLinks
     AllowOverride None
 </Directory>
-<Location /conn>
-    SetHandler hybrid-conn
+<Location /nofile>
+    SetHandler hybrid-nofile
 </Location>
 <Location /spin>
     SetHandler hybrid-spin
@@ -263,7 +263,7 @@ http {
     server {
         listen 127.0.0.1:$port;
         root $root/docs;
-        location /conn { return 200 "id=1\\n"; }
+        location /nofile { return 200 "hi\\n"; }
         location /backend/ { proxy_pass http://backend/; proxy_http_version 1.1; proxy_set_header Connection ""; }
     }
 }
