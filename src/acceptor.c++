@@ -165,7 +165,7 @@ void Acceptor::stop_listening(Duration length, Time now, const char *why)
 {
     again_at_.store(later(now, length));
     for (Socket &socket : sockets_)
-        poller_.forget(socket.fd);
+        poller_.forget(socket.fd, socket);
     slot_.set_accepting(false);
     ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf, "%s, not accepting new conns in this process (%u open)",
                  why, slot_.connections());
@@ -205,7 +205,7 @@ void Acceptor::close()
         return;
     closed_ = true;
     for (Socket &socket : sockets_)
-        poller_.forget(socket.fd);
+        poller_.forget(socket.fd, socket);
     ap_close_listeners_ex(listeners_);
 }
 

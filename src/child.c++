@@ -231,9 +231,17 @@ void Child::serve()
     }
 }
 
-// Any thread.
+// Any thread. A dead man's switch: while pieces of work are short, it is put off again and again, and nobody wakes up.
 void Child::watch()
 {
+    const Time t = now();
+    if (t >= put_off_at_.load(std::memory_order_relaxed))
+        tick_after(t);
+}
+
+void Child::tick_after(Time t)
+{
+    put_off_at_.store(t + Watchdog::kTick / 2, std::memory_order_relaxed);
     const struct itimerspec once = {{0, 0}, {0, Watchdog::kTick * 1000}};
     timerfd_settime(ticks_.get(), 0, &once, nullptr);
 }
@@ -241,7 +249,7 @@ void Child::watch()
 void Child::on_tick()
 {
     if (scheduler_->tick(holders_))
-        watch();
+        tick_after(now());
     for (const Scheduler::Holder &holder : holders_)
         if (static_cast<Worker *>(holder.runner)->lets_others_in(holder.run))
             scheduler_->detach(holder);

@@ -109,7 +109,7 @@ apr_status_t insert_client_socket(conn_rec *c, apr_bucket_brigade *bb)
 {
     Connection *connection = Connection::of(c);
     if (!connection)
-        return DECLINED;
+        return AP_DECLINED;
     apr_bucket *socket = apr_bucket_socket_create(connection->socket(), c->bucket_alloc);
     make_ours(socket, *connection);
     APR_BRIGADE_INSERT_TAIL(bb, socket);

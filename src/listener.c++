@@ -179,22 +179,37 @@ Time Listener::next_due(Time now)
 
 void Listener::on_event(const epoll_event &event, Time now)
 {
-    PollTarget &target = target_of(event);
-    if (target.kind == PollTarget::Kind::Listen)
-        acceptor_.on_readable(target, now);
+    PollTarget *target;
+    {
+        Lock lock(mu_); // who parked it has let go of it; who drops it has not yet, or the poller has forgotten it
+        target = poller_.target_of(event);
+        if (!target || (target->kind == PollTarget::Kind::Client && !take(static_cast<Connection &>(*target))))
+            return;
+    }
+    if (target->kind == PollTarget::Kind::Listen)
+        acceptor_.on_readable(*target, now);
     else
-        on_ready(static_cast<Connection &>(target));
+        on_ready(static_cast<Connection &>(*target));
+}
+
+// Is it parked, so that the event concerns us? A connection stays armed while a worker has it (its client goes on
+// sending, or goes away, while a handler is blocked): then nobody needs to hear that, until it is parked again.
+bool Listener::take(Connection &connection)
+{
+    if (!connection.queued()) {
+        poller_.forget(connection.fd(), connection);
+        return false;
+    }
+    if (poller_.stale(connection))
+        return false;
+    if (connection.state() != ConnState::Lingering)
+        deadlines_of(connection.state()).remove(connection);
+    return true;
 }
 
 void Listener::on_ready(Connection &connection)
 {
-    ConnState state;
-    {
-        Lock lock(mu_); // the worker that parked it has let go of it
-        state = connection.state();
-        if (state != ConnState::Lingering)
-            deadlines_of(state).remove(connection);
-    }
+    const ConnState state = connection.state();
     if (state == ConnState::Lingering)
         return on_lingering(connection);
     if (state != ConnState::WriteCompletion)
@@ -214,7 +229,7 @@ void Listener::on_lingering(Connection &connection)
         rv = apr_socket_recv(connection.socket(), nowhere, &length);
     }
     const bool more = rv == APR_SUCCESS || APR_STATUS_IS_EAGAIN(rv);
-    if (more && poller_.arm(connection.fd(), connection, Readiness::Readable, true) == 0)
+    if (more && poller_.arm(connection.fd(), connection, Interest::ReadableOnce) == 0)
         return;
     {
         Lock lock(mu_);
@@ -236,7 +251,7 @@ Deadlines &Listener::deadlines_of(ConnState state)
     }
 }
 
-void Listener::park(ConnectionPtr connection, Readiness what, Duration length)
+void Listener::park(ConnectionPtr connection, Interest what, Duration length)
 {
     Connection &parked = *connection;
     if (parked.state() == ConnState::Lingering && mode_.load() != Mode::Serve)
@@ -249,8 +264,7 @@ void Listener::park(ConnectionPtr connection, Readiness what, Duration length)
         Deadlines &deadlines = deadlines_of(parked.state());
         deadlines.add(parked, length, now());
         wake = parked.expires < sleeps_until_.load();
-        const bool known = std::exchange(parked.polled, true);
-        error = poller_.arm(parked.fd(), parked, what, known);
+        error = poller_.arm(parked.fd(), parked, what);
         if (error)
             deadlines.remove(parked);
         else
@@ -273,6 +287,10 @@ void Listener::hold(ConnectionPtr connection)
 
 void Listener::drop(ConnectionPtr connection)
 {
+    {
+        Lock lock(mu_);
+        poller_.forget(connection->fd(), *connection);
+    }
     connection.reset();
     if (acceptor_.pausing() || mode_.load() != Mode::Serve)
         poller_.wake();
@@ -348,8 +366,6 @@ void Listener::shed_idle()
 // A worker flushes and shuts it down; one that lingers already is dropped.
 void Listener::begin_close(Connection &connection, ConnEvent event)
 {
-    poller_.forget(connection.fd());
-    connection.polled = false;
     if (connection.state() == ConnState::KeepAlive)
         apr_table_setn(connection.record()->notes, "short-lingering-close", "1");
     connection.transit(event);

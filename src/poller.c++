@@ -4,20 +4,9 @@
 #include <cerrno>
 #include <climits>
 #include <sys/eventfd.h>
+#include <utility>
 
 namespace hybrid {
-
-namespace {
-
-int control(int epoll, int operation, int fd, PollTarget &target, std::uint32_t events)
-{
-    epoll_event event{};
-    event.events = events;
-    event.data.ptr = &target;
-    return epoll_ctl(epoll, operation, fd, &event) == 0 ? 0 : errno;
-}
-
-} // namespace
 
 int Poller::open()
 {
@@ -25,23 +14,66 @@ int Poller::open()
     wake_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!epoll_ || !wake_)
         return errno;
-    return control(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), wake_target_, EPOLLIN);
+    return control(EPOLL_CTL_ADD, wake_.get(), wake_target_, EPOLLIN);
+}
+
+int Poller::control(int operation, int fd, PollTarget &target, std::uint32_t events)
+{
+    if (operation == EPOLL_CTL_ADD && fd >= 0)
+        set_target(fd, &target);
+    epoll_event event{};
+    event.events = events;
+    event.data.fd = fd;
+    if (epoll_ctl(epoll_.get(), operation, fd, &event) == 0)
+        return 0;
+    const int error = errno;
+    if (operation == EPOLL_CTL_ADD && fd >= 0)
+        set_target(fd, nullptr);
+    return error;
+}
+
+void Poller::set_target(int fd, PollTarget *target)
+{
+    const Lock lock(mu_);
+    if (targets_.size() <= static_cast<std::size_t>(fd))
+        targets_.resize(fd + 1);
+    targets_[fd] = target;
 }
 
 int Poller::watch(int fd, PollTarget &target)
 {
-    return control(epoll_.get(), EPOLL_CTL_ADD, fd, target, EPOLLIN | EPOLLEXCLUSIVE);
+    const int error = control(EPOLL_CTL_ADD, fd, target, EPOLLIN | EPOLLEXCLUSIVE);
+    if (!error)
+        target.interest_ = Interest::Readable;
+    return error;
 }
 
-int Poller::arm(int fd, PollTarget &target, Readiness what, bool known)
+int Poller::arm(int fd, PollTarget &target, Interest interest)
 {
-    const std::uint32_t interest = what == Readiness::Writable ? EPOLLOUT : EPOLLIN;
-    return control(epoll_.get(), known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, target, interest | EPOLLONESHOT);
+    target.armed_in_ = waits_.load();
+    if (interest == target.interest_ && interest != Interest::ReadableOnce)
+        return 0;
+    const int operation = target.interest_ == Interest::None ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+    const std::uint32_t direction = interest == Interest::Writable ? EPOLLOUT : EPOLLIN;
+    const std::uint32_t once = interest == Interest::ReadableOnce ? std::uint32_t{EPOLLONESHOT} : 0;
+    const int error = control(operation, fd, target, direction | once);
+    if (!error)
+        target.interest_ = interest;
+    return error;
 }
 
-void Poller::forget(int fd)
+void Poller::forget(int fd, PollTarget &target)
 {
+    if (std::exchange(target.interest_, Interest::None) == Interest::None)
+        return;
     epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+    set_target(fd, nullptr);
+}
+
+PollTarget *Poller::target_of(const epoll_event &event)
+{
+    const Lock lock(mu_);
+    return targets_[event.data.fd];
 }
 
 void Poller::wake()
@@ -55,10 +87,11 @@ std::span<const epoll_event> Poller::wait(Time until)
     int timeout = -1;
     if (until != kNever) // rounded up: never back before the time
         timeout = static_cast<int>(std::clamp<Time>((until - now() + 999) / 1000, 0, INT_MAX));
+    ++waits_;
     int count = epoll_wait(epoll_.get(), events_, kBatch, timeout);
     woken_ = false;
     for (int i = 0; i < count; ++i) {
-        if (target_of(events_[i]).kind != PollTarget::Kind::Wake)
+        if (events_[i].data.fd != wake_.get())
             continue;
         std::uint64_t wakes;
         [[maybe_unused]] const auto drained = read(wake_.get(), &wakes, sizeof wakes);

@@ -51,7 +51,7 @@ Scheduler::Next Scheduler::next(Runner &self)
         next = choose(self, stop_running(self));
         hand_on();
         if (next.act == Act::Run && !asleep_)
-            watch = !std::exchange(watched_, true);
+            watch = !std::exchange(watched_, true) || tokens_ == 1;
     }
     if (watch)
         hooks_.watch(hooks_.baton);

@@ -14,12 +14,12 @@ constexpr Duration kLingerTime = seconds(30);     // MAX_SECS_TO_LINGER
 constexpr Duration kShortLingerTime = seconds(2); // SECONDS_TO_LINGER
 
 /// What modules want to wait for, and back to the default for the next time (S15).
-Readiness take_sense(conn_state_t &mailbox, Readiness by_default)
+Interest take_sense(conn_state_t &mailbox, Interest by_default)
 {
     const conn_sense_e sense = std::exchange(mailbox.sense, CONN_SENSE_DEFAULT);
     if (sense == CONN_SENSE_DEFAULT)
         return by_default;
-    return sense == CONN_SENSE_WANT_READ ? Readiness::Readable : Readiness::Writable;
+    return sense == CONN_SENSE_WANT_READ ? Interest::Readable : Interest::Writable;
 }
 
 } // namespace
@@ -158,7 +158,7 @@ void Turn::wait_for_io()
     const Duration length = connection_->timeout();
     status(SERVER_BUSY_READ);
     connection_->suspend();
-    const Readiness what = take_sense(mailbox(), Readiness::Readable);
+    const Interest what = take_sense(mailbox(), Interest::Readable);
     connection_->transit(ConnEvent::WantIo);
     worker_.set_socket(-1);
     worker_.listener.park(std::move(connection_), what, length);
@@ -169,7 +169,7 @@ void Turn::wait_to_write()
     const Duration length = connection_->timeout();
     mailbox().state = CONN_STATE_WRITE_COMPLETION;
     connection_->suspend();
-    const Readiness what = take_sense(mailbox(), Readiness::Writable);
+    const Interest what = take_sense(mailbox(), Interest::Writable);
     connection_->transit(ConnEvent::WantFlush);
     worker_.set_socket(-1);
     worker_.listener.park(std::move(connection_), what, length);
@@ -184,7 +184,7 @@ void Turn::go_idle()
     connection_->suspend();
     connection_->transit(ConnEvent::WantIdle);
     worker_.set_socket(-1);
-    worker_.listener.park(std::move(connection_), Readiness::Readable, length);
+    worker_.listener.park(std::move(connection_), Interest::Readable, length);
 }
 
 // Others come first, then the request that is here already (K24).
@@ -226,7 +226,7 @@ void Turn::close()
     mailbox().sense = CONN_SENSE_DEFAULT;
     connection_->transit(ConnEvent::Flushed);
     worker_.set_socket(-1);
-    worker_.listener.park(std::move(connection_), Readiness::Readable, brief ? kShortLingerTime : kLingerTime);
+    worker_.listener.park(std::move(connection_), Interest::ReadableOnce, brief ? kShortLingerTime : kLingerTime);
 }
 
 void Turn::status(int status)

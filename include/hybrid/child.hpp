@@ -61,6 +61,7 @@ class Child {
     void start_threads();
     void serve();
     void watch();
+    void tick_after(Time t);
     void on_tick();
     void call_parent();
     void on_signal();
@@ -76,6 +77,7 @@ class Child {
     Fd signals_;
     Fd notices_;
     Fd ticks_;
+    std::atomic<Time> put_off_at_{0}; // the next tick is put off from then on
     std::vector<Scheduler::Holder> holders_;
 
     // Made by make_runtime(), in this order.

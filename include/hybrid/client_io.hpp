@@ -15,7 +15,7 @@ ap_filter_rec_t *register_client_output();
 void add_client_output(conn_rec *c, ap_filter_rec_t *filter);
 
 /// Seeds core's input filter with the socket. insert_network_bucket hook, on the thread that reads first. OK, or
-/// DECLINED for connections that are not ours.
+/// AP_DECLINED for connections that are not ours.
 apr_status_t insert_client_socket(conn_rec *c, apr_bucket_brigade *bb);
 
 } // namespace hybrid

@@ -70,8 +70,6 @@ class Connection : public Runnable, public Timed, public PollTarget {
     static void on_post_read_request(const request_rec *r);
     static void on_protocol_switch(const conn_rec *c, const server_rec *s);
 
-    bool polled = false; ///< the listener's poller knows the descriptor
-
   private:
     friend struct ConnectionCloser;
     Connection(apr_socket_t *socket, apr_pool_t *pool, Pools &pools, Slot &slot, Run turn);

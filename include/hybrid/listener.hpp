@@ -40,7 +40,7 @@ class Listener {
 
     /// Takes over a connection a worker is done with for now, in a polled state: `what` is waited for, `length` at
     /// most.
-    void park(ConnectionPtr connection, Readiness what, Duration length) EXCLUDES(mu_);
+    void park(ConnectionPtr connection, Interest what, Duration length) EXCLUDES(mu_);
     /// Takes over a connection in Suspended.
     void hold(ConnectionPtr connection);
     /// Drops a connection for good.
@@ -81,6 +81,7 @@ class Listener {
     std::span<const epoll_event> wait(Worker &self, Time now) EXCLUDES(mu_);
     std::span<const epoll_event> look(Time begin);
     void on_event(const epoll_event &event, Time now) EXCLUDES(mu_);
+    bool take(Connection &connection) REQUIRES(mu_);
     void on_ready(Connection &connection) EXCLUDES(mu_);
     void on_lingering(Connection &connection) EXCLUDES(mu_);
     void expire(Time now) EXCLUDES(mu_);

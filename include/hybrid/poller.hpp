@@ -3,22 +3,36 @@
 
 #include "hybrid/clock.hpp"
 #include "hybrid/fd.hpp"
+#include "hybrid/mutex.hpp"
 
+#include <atomic>
 #include <span>
 #include <sys/epoll.h>
+#include <vector>
 
 namespace hybrid {
 
-/// A hook in whatever can be polled; it comes back with the event.
-struct PollTarget {
+enum class Interest : unsigned char {
+    None,
+    Readable,
+    Writable,
+    ReadableOnce, ///< after one event silent, even about errors, until armed again
+};
+
+/// A hook in whatever can be polled. In one Poller, with one descriptor, at most.
+class PollTarget {
+  public:
     enum class Kind : unsigned char { Wake, Listen, Client };
     explicit PollTarget(Kind k) : kind(k) {}
     const Kind kind;
+
+  private:
+    friend class Poller;
+    Interest interest_ = Interest::None;
+    unsigned armed_in_ = 0;
 };
 
-enum class Readiness { Readable, Writable };
-
-/// wait() belongs to one thread at a time; everything else may be called from any.
+/// wait() belongs to one thread at a time; everything else may be called from any, but for one target by one at a time.
 class Poller {
   public:
     Poller() = default;
@@ -29,12 +43,18 @@ class Poller {
 
     /// Reports readiness until told otherwise (listening sockets); of several processes that wait for it, not all are
     /// woken. All return errno or 0.
-    [[nodiscard]] int watch(int fd, PollTarget &target);
-    /// Reports the next readiness, once; then the descriptor is silent, even about errors, until armed again.
-    /// `known`: it was armed before and not forgotten since.
-    [[nodiscard]] int arm(int fd, PollTarget &target, Readiness what, bool known);
-    /// No event of this descriptor is reported by the next wait() any more.
-    void forget(int fd);
+    [[nodiscard]] int watch(int fd, PollTarget &target) EXCLUDES(mu_);
+    /// Reports what it is interested in as long as that is so. Costs a system call only when the interest changes: who
+    /// has taken an event in and will come back leaves it armed meanwhile, and what is reported of it is stale() or
+    /// somebody's mistake, to be forgotten.
+    [[nodiscard]] int arm(int fd, PollTarget &target, Interest interest) EXCLUDES(mu_);
+    /// No event of this descriptor is reported any more. Before it is closed: another process may have it, too.
+    void forget(int fd, PollTarget &target) EXCLUDES(mu_);
+
+    /// Whose event that is; nullptr when it has been forgotten since wait() returned.
+    PollTarget *target_of(const epoll_event &event) EXCLUDES(mu_);
+    /// It was armed after the last wait() began, whose event may be of the time before. What is true comes again.
+    bool stale(const PollTarget &target) const { return target.armed_in_ == waits_.load(); }
 
     /// Makes wait() return, now or the next time. Async-signal-safe.
     void wake();
@@ -46,16 +66,17 @@ class Poller {
 
   private:
     static constexpr int kBatch = 128;
+    int control(int operation, int fd, PollTarget &target, std::uint32_t events) EXCLUDES(mu_);
+    void set_target(int fd, PollTarget *target) EXCLUDES(mu_);
+
     Fd epoll_;
     Fd wake_;
     PollTarget wake_target_{PollTarget::Kind::Wake};
     bool woken_ = false;
+    std::atomic<unsigned> waits_{0};
     epoll_event events_[kBatch];
+    Mutex mu_;
+    std::vector<PollTarget *> targets_ GUARDED_BY(mu_); // by descriptor
 };
-
-inline PollTarget &target_of(const epoll_event &event)
-{
-    return *static_cast<PollTarget *>(event.data.ptr);
-}
 
 } // namespace hybrid

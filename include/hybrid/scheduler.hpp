@@ -53,7 +53,9 @@ class Scheduler {
     /// What the scheduler needs from outside. Called without its lock, on any thread.
     struct Hooks {
         void (*wake_poller)(void *baton); ///< ends the sleep that may_sleep() allowed, now or when it begins
-        void (*watch)(void *baton);       ///< call tick() a moment from now
+        /// Call tick() a moment from now, not from an earlier call: with one token its holder is seen to get on, and
+        /// asks for every piece of work; with more, one of them could hide another, so who watches is asked once.
+        void (*watch)(void *baton);
         void *baton;
     };
 

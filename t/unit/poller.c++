@@ -1,4 +1,5 @@
-// What the listener builds on: level and one-shot readiness, silence after it, waking, and never being early.
+// What the listener builds on: readiness as long as it lasts or once, silence, what is stale, waking, and never being
+// early.
 #include "hybrid/poller.hpp"
 #include "tap.hpp"
 
@@ -61,7 +62,7 @@ struct Pair {
 bool reports(Poller &poller, const Pair &pair, std::uint32_t events)
 {
     const auto got = poller.wait(0);
-    return got.size() == 1 && &target_of(got[0]) == &pair.target && (got[0].events & events) == events;
+    return got.size() == 1 && poller.target_of(got[0]) == &pair.target && (got[0].events & events) == events;
 }
 
 bool silent(Poller &poller)
@@ -84,7 +85,7 @@ void test_watch()
     pair.say();
     ok(reports(poller, pair, EPOLLIN), "watch: and goes on without being asked");
     is(poller.watch(pair.here.get(), pair.target), EEXIST, "watch: twice is an error");
-    poller.forget(pair.here.get());
+    poller.forget(pair.here.get(), pair.target);
     ok(silent(poller), "forget: silent, although there is something");
     is(poller.watch(pair.here.get(), pair.target), 0, "forget: can be watched again");
     ok(reports(poller, pair, EPOLLIN), "watch: reports what was there before");
@@ -97,25 +98,45 @@ void test_arm()
     is(poller.open(), 0, "open");
     Pair pair;
     const int fd = pair.here.get();
-    is(poller.arm(fd, pair.target, Readiness::Readable, true), ENOENT, "arm: `known` is not to be said before");
-    is(poller.arm(fd, pair.target, Readiness::Readable, false), 0, "arm");
-    is(poller.arm(fd, pair.target, Readiness::Readable, false), EEXIST, "arm: `known` is to be said after");
+    is(poller.arm(fd, pair.target, Interest::Readable), 0, "arm");
     ok(silent(poller), "arm: silent while there is nothing");
     pair.say();
     ok(reports(poller, pair, EPOLLIN), "arm: reports that there is something");
-    ok(silent(poller), "arm: but once");
+    ok(reports(poller, pair, EPOLLIN), "arm: as long as it is there");
+    pair.hear();
+    ok(silent(poller), "arm: silent when it is taken");
+    is(poller.arm(fd, pair.target, Interest::Readable), 0, "arm again");
+    pair.say();
+    ok(reports(poller, pair, EPOLLIN), "arm: reports what came then");
+    poller.forget(fd, pair.target);
+    ok(silent(poller), "forget: silent");
+    poller.forget(fd, pair.target);
+    is(poller.arm(fd, pair.target, Interest::Readable), 0, "forget: can be armed as a new one");
+    ok(reports(poller, pair, EPOLLIN), "arm: and is reported");
+    PollTarget nothing{PollTarget::Kind::Client};
+    is(poller.arm(-1, nothing, Interest::Readable), EBADF, "arm: no descriptor is an error");
+    is(poller.arm(fd, nothing, Interest::Readable), EEXIST, "arm: a descriptor that is another's is an error");
+}
+
+void test_arm_once()
+{
+    Poller poller;
+    is(poller.open(), 0, "open");
+    Pair pair;
+    const int fd = pair.here.get();
+    is(poller.arm(fd, pair.target, Interest::ReadableOnce), 0, "arm once");
+    pair.say();
+    ok(reports(poller, pair, EPOLLIN), "once: reports that there is something");
+    ok(silent(poller), "once: and that is all");
     pair.hear();
     pair.say();
-    ok(silent(poller), "arm: silent, although there is more");
-    is(poller.arm(fd, pair.target, Readiness::Readable, true), 0, "arm again");
-    ok(reports(poller, pair, EPOLLIN), "arm: what came meanwhile is reported");
-    is(poller.arm(fd, pair.target, Readiness::Readable, true), 0, "arm a third time");
-    poller.forget(fd);
-    ok(silent(poller), "forget: silent");
-    is(poller.arm(fd, pair.target, Readiness::Readable, true), ENOENT, "forget: not known any more");
-    is(poller.arm(fd, pair.target, Readiness::Readable, false), 0, "forget: but can be armed as a new one");
-    ok(reports(poller, pair, EPOLLIN), "arm: and is reported");
-    is(poller.arm(-1, pair.target, Readiness::Readable, false), EBADF, "arm: no descriptor is an error");
+    ok(silent(poller), "once: silent, although there is more");
+    is(poller.arm(fd, pair.target, Interest::ReadableOnce), 0, "arm once again");
+    ok(reports(poller, pair, EPOLLIN), "once: what came meanwhile is reported");
+    pair.there = Fd();
+    ok(silent(poller), "once: silent even when the client hangs up");
+    is(poller.arm(fd, pair.target, Interest::Readable), 0, "arm for good");
+    ok(reports(poller, pair, EPOLLIN | EPOLLHUP), "which is reported then");
 }
 
 void test_arm_for_writing()
@@ -124,17 +145,18 @@ void test_arm_for_writing()
     is(poller.open(), 0, "open");
     Pair pair;
     const int fd = pair.here.get();
-    is(poller.arm(fd, pair.target, Readiness::Readable, false), 0, "arm for reading");
+    is(poller.arm(fd, pair.target, Interest::Readable), 0, "arm for reading");
     ok(silent(poller), "writable is not readable");
-    is(poller.arm(fd, pair.target, Readiness::Writable, true), 0, "arm for writing");
+    is(poller.arm(fd, pair.target, Interest::Writable), 0, "arm for writing");
     ok(reports(poller, pair, EPOLLOUT), "writable at once");
-    ok(silent(poller), "but said once");
     pair.fill();
     pair.say();
-    is(poller.arm(fd, pair.target, Readiness::Writable, true), 0, "arm for writing again");
     ok(silent(poller), "full is not writable, and readable is not writable");
     pair.drain();
     ok(reports(poller, pair, EPOLLOUT), "room is");
+    pair.fill();
+    is(poller.arm(fd, pair.target, Interest::Readable), 0, "arm for reading again");
+    ok(reports(poller, pair, EPOLLIN), "readable it is");
 }
 
 void test_hang_up()
@@ -143,18 +165,39 @@ void test_hang_up()
     is(poller.open(), 0, "open");
     Pair pair;
     const int fd = pair.here.get();
-    is(poller.arm(fd, pair.target, Readiness::Readable, false), 0, "arm");
-    pair.say();
-    ok(reports(poller, pair, EPOLLIN), "there is something");
+    is(poller.arm(fd, pair.target, Interest::Readable), 0, "arm");
     pair.there = Fd();
-    ok(silent(poller), "fired: silent even when the client hangs up");
-    is(poller.arm(fd, pair.target, Readiness::Readable, true), 0, "arm again");
-    ok(reports(poller, pair, EPOLLIN | EPOLLHUP), "armed: hanging up is reported");
-    ok(silent(poller), "but once");
-    is(poller.arm(fd, pair.target, Readiness::Writable, true), 0, "arm for writing");
+    ok(reports(poller, pair, EPOLLIN | EPOLLHUP), "hanging up is reported");
+    is(poller.arm(fd, pair.target, Interest::Writable), 0, "arm for writing");
     ok(reports(poller, pair, EPOLLHUP), "armed for writing it is reported, too");
-    poller.forget(fd);
+    poller.forget(fd, pair.target);
     ok(silent(poller), "forget: silent about hanging up");
+}
+
+// Between the end of a wait and a look at what it brought, another thread may have dealt with the connection.
+void test_meanwhile()
+{
+    Poller poller;
+    is(poller.open(), 0, "open");
+    Pair pair;
+    const int fd = pair.here.get();
+    is(poller.arm(fd, pair.target, Interest::Readable), 0, "arm");
+    pair.say();
+    auto got = poller.wait(0);
+    must([&] { return got.size() == 1 && poller.target_of(got[0]) == &pair.target; }, "it is reported");
+    ok(!poller.stale(pair.target), "armed before the wait: what it brought is true");
+    pair.hear();
+    is(poller.arm(fd, pair.target, Interest::Readable), 0, "taken, dealt with, armed again");
+    ok(poller.stale(pair.target), "armed since: the event is of the time before");
+    ok(silent(poller) && !poller.stale(pair.target), "and the next wait knows better");
+    pair.say();
+    got = poller.wait(0);
+    must([&] { return got.size() == 1; }, "it is reported");
+    poller.forget(fd, pair.target);
+    ok(!poller.target_of(got[0]), "forgotten since: it is nobody's event");
+    PollTarget successor{PollTarget::Kind::Client};
+    is(poller.arm(fd, successor, Interest::Readable), 0, "the number is another connection's now");
+    ok(poller.target_of(got[0]) == &successor && poller.stale(successor), "then the event is stale");
 }
 
 void test_time()
@@ -272,7 +315,7 @@ void test_arm_during()
     const Waiter waiter(poller, kNever);
     must([&] { return waiter.asleep(); }, "the thread waits");
     pair.say();
-    is(poller.arm(pair.here.get(), pair.target, Readiness::Readable, false), 0, "armed by another thread meanwhile");
+    is(poller.arm(pair.here.get(), pair.target, Interest::Readable), 0, "armed by another thread meanwhile");
     must([&] { return waiter.back(); }, "the thread hears it");
     is(waiter.events(), 1, "is reported");
 }
@@ -320,11 +363,11 @@ struct Crowd {
         ok(said, "%d clients say something", kMany);
     }
 
-    void arm(Poller &poller, bool known)
+    void arm(Poller &poller)
     {
         bool armed = true;
         for (Pair &pair : pairs)
-            armed = armed && poller.arm(pair.here.get(), pair.target, Readiness::Readable, known) == 0;
+            armed = armed && poller.arm(pair.here.get(), pair.target, Interest::ReadableOnce) == 0;
         ok(armed, "all of them armed");
     }
 
@@ -334,8 +377,9 @@ struct Crowd {
         for (auto events = poller.wait(0); !events.empty() && batches < kMany; events = poller.wait(0)) {
             ++batches;
             for (const epoll_event &event : events) {
-                ++seen[&target_of(event)];
-                woken = woken || target_of(event).kind == PollTarget::Kind::Wake;
+                const PollTarget *target = poller.target_of(event);
+                ++seen[target];
+                woken = woken || !target || target->kind == PollTarget::Kind::Wake;
             }
         }
     }
@@ -345,7 +389,7 @@ void test_many()
 {
     Poller poller;
     Crowd crowd(poller);
-    crowd.arm(poller, false);
+    crowd.arm(poller);
     poller.wake();
     crowd.poll(poller);
     bool each_once = crowd.seen.size() == Crowd::kMany;
@@ -362,9 +406,9 @@ void test_many_forgotten()
 {
     Poller poller;
     Crowd crowd(poller);
-    crowd.arm(poller, false);
+    crowd.arm(poller);
     for (int i = 0; i < Crowd::kMany; i += 2)
-        poller.forget(crowd.pairs[i].here.get());
+        poller.forget(crowd.pairs[i].here.get(), crowd.pairs[i].target);
     crowd.poll(poller);
     bool right = true;
     for (int i = 0; i < Crowd::kMany; ++i)
@@ -395,8 +439,10 @@ int main()
     alarm(120);
     test_watch();
     test_arm();
+    test_arm_once();
     test_arm_for_writing();
     test_hang_up();
+    test_meanwhile();
     test_time();
     test_wake_before();
     test_wake_during();

@@ -82,9 +82,24 @@ void one_worker()
     ok(stage.work_of(a) == &first, "work is run in the order it came");
     is(stage.watches, 1, "somebody is to watch it");
     ok(stage.work_of(a) == &second, "to the end of the queue");
-    is(stage.watches, 1, "who watches is asked once");
+    is(stage.watches, 2, "and that is put off when the next piece begins");
     ok(stage.step(a) == Act::Poll, "then it polls again");
     ok(stage.tick().empty() && !stage.watched, "who polls needs no watching");
+}
+
+void two_tokens_are_watched()
+{
+    Stage stage(2);
+    Runner &a = stage.arrive();
+    Runner &b = stage.arrive();
+    std::deque<Work> works(4);
+    ok(stage.step(a) == Act::Poll, "one polls");
+    for (Work &work : works)
+        stage.scheduler.push(work);
+    ok(stage.work_of(b) == &works[0] && stage.watches == 1, "the other works, and is watched");
+    ok(stage.work_of(b) == &works[1] && stage.work_of(b) == &works[2], "and goes on");
+    ok(stage.work_of(a) == &works[3], "as the first does");
+    is(stage.watches, 1, "but puts nothing off: it might hide the other");
 }
 
 void harvest()
@@ -394,6 +409,7 @@ void threads()
 int main()
 {
     one_worker();
+    two_tokens_are_watched();
     harvest();
     parking();
     detaching();
