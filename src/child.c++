@@ -22,7 +22,6 @@ constexpr Duration kPatience = milliseconds(250);
 
 /// With MaxMemFree, unused pools that are kept for the next connections. As many as short connections need at a time:
 /// new memory for each would cost more than the connection.
-constexpr std::size_t kKeptPools = 128;
 
 constexpr Duration kSparePeriod = seconds(30); // threads that were not needed for so long are ended
 
@@ -150,8 +149,6 @@ void Child::make_runtime()
     const Config &config = birth_.config;
     apr_pool_create(&pruntime_, birth_.pconf);
     apr_pool_tag(pruntime_, "mpm_runtime");
-    const bool capped = ap_max_mem_free != APR_ALLOCATOR_MAX_FREE_UNLIMITED;
-    const std::size_t keep = capped ? kKeptPools : static_cast<std::size_t>(-1);
 
     const Scheduler::Hooks hooks = {
         [](void *child) { static_cast<Child *>(child)->listener_->wake(); },
@@ -160,7 +157,7 @@ void Child::make_runtime()
     };
     scheduler_ = std::make_unique<Scheduler>(config.tokens_per_child, hooks);
     slot_ = std::make_unique<Slot>(birth_.slot, config.thread_limit);
-    pools_ = std::make_unique<Pools>(birth_.pconf, keep);
+    pools_ = std::make_unique<Pools>(birth_.pconf);
     const Listener::Callbacks callbacks = {
         Turn::run,
         [](void *child) {

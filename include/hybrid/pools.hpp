@@ -1,33 +1,25 @@
-// The pools connections live in ("ptrans"), kept for the next connection when one is gone.
+// The pools connections live in ("ptrans").
 #pragma once
 
 #include "hybrid/httpd.hpp"
-#include "hybrid/mutex.hpp"
-
-#include <vector>
 
 namespace hybrid {
 
-/// Any thread. Each pool has an allocator of its own, so that one thread at a time may use it without a lock.
+/// Any thread. All pools of a child have one allocator, with a lock: what one request or connection gives back, the
+/// next one gets, while it is still in the core's cache (doc/notes). So MaxMemFree is for all of them together.
 class Pools {
   public:
-    /// `parent` needs an allocator with a mutex: pools are made and destroyed under it by different threads (T26).
-    /// At most `keep` pools are kept.
-    Pools(apr_pool_t *parent, std::size_t keep);
+    /// `parent` needs an allocator with a mutex: threads are made and end under it meanwhile (T26).
+    explicit Pools(apr_pool_t *parent);
     Pools(const Pools &) = delete;
 
     /// A pool for one connection; nullptr when there is no memory (said in the log).
-    apr_pool_t *get() EXCLUDES(mu_);
-    /// Takes a pool back: clears it, which runs all its cleanups on the calling thread, and keeps or destroys it.
-    void put(apr_pool_t *pool) EXCLUDES(mu_);
-    /// Destroys what is kept and keeps nothing from now on.
-    void drain() EXCLUDES(mu_);
+    apr_pool_t *get();
+    /// Takes a pool back: destroys it, which runs all its cleanups on the calling thread.
+    void put(apr_pool_t *pool);
 
   private:
-    apr_pool_t *const parent_;
-    Mutex mu_;
-    std::size_t keep_ GUARDED_BY(mu_);
-    std::vector<apr_pool_t *> free_ GUARDED_BY(mu_);
+    apr_pool_t *root_ = nullptr;
 };
 
 } // namespace hybrid
