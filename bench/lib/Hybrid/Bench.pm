@@ -27,6 +27,7 @@ sub loads {
         { name => 'floor', clients => 4, path => '/small', lua => $PIPELINE }, # httpd's own work: nobody waits for anybody
         { name => 'c1pinned', clients => 1, path => '/small', pinned => 1 },
         { name => 'think', clients => 48, path => '/small', lua => "function delay() return 2 end\n" },
+        { name => 'thinkvar', clients => 48, path => '/small', lua => "function delay() return math.random(1, 3) end\n" },
         { name => 'close', clients => 64, path => '/small', arguments => [ '-H', 'Connection: close' ] },
         { name => 'nofile', clients => 64, path => '/nofile' },
         { name => '100k', clients => 32, path => '/large' },
