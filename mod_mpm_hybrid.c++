@@ -7,6 +7,7 @@
 #include "hybrid/connection.hpp"
 #include "hybrid/parent.hpp"
 #include "hybrid/query.hpp"
+#include "hybrid/request_timeouts.hpp"
 #include "hybrid/retained.hpp"
 
 #include <cstddef>
@@ -157,6 +158,27 @@ static const char *hybrid_set_tokens(cmd_parms *cmd, void *, const char *all, co
     return error ? error : door.config.set_tokens(all, per_child);
 }
 
+static const char *hybrid_set_await(cmd_parms *cmd, void *, const char *argument) noexcept
+{
+    const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
+    return error ? error : door.config.set_await(argument);
+}
+
+static const char *hybrid_set_request_timeouts(cmd_parms *cmd, void *, const char *argument) noexcept
+{
+    return RequestTimeouts::set(cmd, argument);
+}
+
+static void *hybrid_create_server_config(apr_pool_t *pool, server_rec *s) noexcept
+{
+    return RequestTimeouts::create(pool, s);
+}
+
+static void *hybrid_merge_server_config(apr_pool_t *pool, void *base, void *over) noexcept
+{
+    return RequestTimeouts::merge(pool, base, over);
+}
+
 #define HYBRID_NUMBER(name, member, help)                                                                              \
     AP_INIT_TAKE1(name, hybrid_set_number, reinterpret_cast<void *>(offsetof(Config, member)), RSRC_CONF, help)
 
@@ -178,13 +200,25 @@ static const command_rec hybrid_directives[] = {
         "RunTokens", hybrid_set_tokens, nullptr, RSRC_CONF,
         "How many workers run at the same time: over all children (auto: as many as there are cores to use), "
         "and in one child (1)"),
+    AP_INIT_TAKE1(
+        "AwaitRequest", hybrid_set_await, nullptr, RSRC_CONF,
+        "What of a request must be here before a worker begins with it: body (so far as it fits), head or off"),
+    AP_INIT_RAW_ARGS("RequestReadTimeout", hybrid_set_request_timeouts, nullptr, RSRC_CONF,
+                     "mod_reqtimeout's, understood here, too, for clients that no worker reads from"),
     AP_GRACEFUL_SHUTDOWN_TIMEOUT_COMMAND,
     {},
 };
 
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers" // httpd's record grows at its end
 module AP_MODULE_DECLARE_DATA mpm_hybrid_module = {
-    MPM20_MODULE_STUFF, nullptr, nullptr, nullptr, nullptr, nullptr, hybrid_directives, hybrid_register_hooks,
+    MPM20_MODULE_STUFF,
+    nullptr,
+    nullptr,
+    nullptr,
+    hybrid_create_server_config,
+    hybrid_merge_server_config,
+    hybrid_directives,
+    hybrid_register_hooks,
 };
 
 } // extern "C"

@@ -6,6 +6,9 @@
 #include <climits>
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <utility>
 
 namespace hybrid {
 
@@ -30,11 +33,25 @@ int connection_descriptors(int workers)
     return all - std::min(2 * workers, all / 2);
 }
 
+/// Whose clients speak first, and what? Protocols and AcceptFilter say so (S25): where it is "none" nothing is known.
+Expects expects(const ap_listen_rec &record, Await await)
+{
+    if (await == Await::Nothing)
+        return Expects::Nothing;
+    const auto *core = static_cast<core_server_config *>(ap_get_core_module_config(ap_server_conf->module_config));
+    const char *filter = record.protocol ? apr_table_get(core->accf_map, record.protocol) : nullptr;
+    if (!filter || !ap_cstr_casecmp(filter, "none"))
+        return Expects::Nothing;
+    if (!ap_cstr_casecmp(record.protocol, "http"))
+        return await == Await::Head ? Expects::Head : Expects::Request;
+    return ap_cstr_casecmp(record.protocol, "https") ? Expects::Nothing : Expects::Record;
+}
+
 } // namespace
 
 Acceptor::Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Poller &poller,
-                   Runnable::Run turn)
-    : config_(config), slot_(slot), scheduler_(scheduler), pools_(pools), poller_(poller), turn_(turn),
+                   const Callbacks &callbacks)
+    : config_(config), slot_(slot), scheduler_(scheduler), pools_(pools), poller_(poller), callbacks_(callbacks),
       accepts_left_(ap_max_requests_per_child > 0 ? ap_max_requests_per_child : INT_MAX),
       descriptor_limit_(connection_descriptors(config.threads_per_child))
 {
@@ -51,6 +68,7 @@ int Acceptor::open(ap_listen_rec *listeners)
         apr_os_sock_get(&socket.fd, record->sd);
         apr_socket_opt_set(record->sd, APR_SO_NONBLOCK, 1);
         record->accept_func = ap_unixd_accept;
+        socket.expects = expects(*record, config_.await);
         if (const int error = poller_.watch(socket.fd, socket))
             return error;
     }
@@ -94,25 +112,25 @@ bool Acceptor::accept_one(Socket &socket, Time now)
         pause(APR_EMFILE, now);
         return false;
     }
-    apr_pool_t *pool = pools_.get();
-    if (!pool) {
-        pause(APR_ENOMEM, now);
-        return false;
-    }
-    apr_socket_t *client = nullptr;
-    const apr_status_t status = apr_socket_accept(&client, socket.record->sd, pool);
-    if (status != APR_SUCCESS) {
-        pools_.put(pool);
-        on_error(status, now);
+    Peer peer;
+    peer.expects = socket.expects;
+    socklen_t length = sizeof peer.address;
+    peer.fd = accept4(socket.fd, &peer.address.any, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (peer.fd < 0) {
+        on_error(errno, now);
         return false;
     }
     pause_ = 0;
-    apr_os_sock_t fd = -1;
-    apr_os_sock_get(&fd, client);
-    near_limit_ = fd >= descriptor_limit_;
+    near_limit_ = peer.fd >= descriptor_limit_;
+    ConnectionPtr connection = Connection::accept(peer, pools_, slot_, callbacks_.turn);
+    if (!connection) {
+        ::close(peer.fd);
+        pause(APR_ENOMEM, now);
+        return false;
+    }
     if (ap_max_requests_per_child > 0)
         --accepts_left_;
-    scheduler_.push(*Connection::accept(client, pool, pools_, slot_, turn_).release());
+    callbacks_.arrived(callbacks_.listener, std::move(connection));
     return true;
 }
 

@@ -2,6 +2,10 @@
 
 #include "hybrid/connection.hpp"
 
+#include <algorithm>
+#include <netinet/tcp.h>
+#include <new>
+#include <sys/socket.h>
 #include <unistd.h>
 
 namespace hybrid {
@@ -14,7 +18,11 @@ static apr_status_t hybrid_read_socket(apr_bucket *, const char **, apr_size_t *
 
 namespace {
 
-constexpr apr_size_t kSmallFile = 32 * 1024; // bytes; doc/notes has what was measured
+constexpr apr_size_t kSmallFile = 32 * 1024;    // bytes; doc/notes has what was measured
+constexpr apr_size_t kPiece = 56 * 1024;        // less than FlushMaxThreshold, above which core waits for the client
+constexpr int kUnsent = 128 * 1024;             // that the kernel takes from us; by default it is megabytes
+constexpr int kPiecesAtOnce = 8;                // before others have their turn
+constexpr apr_size_t kMostInMemory = 64 * 1024; // beside a file
 
 const apr_bucket_type_t kClientSocket = {
     "HYBRID_SOCKET",
@@ -33,6 +41,13 @@ void make_ours(apr_bucket *socket, Connection &connection)
     socket->data = &connection;
 }
 
+/// Files opened for sendfile(2) are left to it, and buffered ones to apr-util.
+bool readable(const apr_bucket &bucket)
+{
+    const auto *file = static_cast<apr_bucket_file *>(bucket.data);
+    return !(apr_file_flags_get(file->fd) & (APR_FOPEN_SENDFILE_ENABLED | APR_FOPEN_BUFFERED));
+}
+
 // Reads a small file, which core's output filter would map: that costs several times as much, and a file that shrinks
 // while it is mapped kills the child with SIGBUS (mod_ssl copies from it). What is not there any more is left to core,
 // and the connection ends with this answer, because its length was promised.
@@ -40,8 +55,7 @@ void read_file(apr_bucket *bucket, conn_rec *c)
 {
     const auto *file = static_cast<apr_bucket_file *>(bucket->data);
     apr_os_file_t fd;
-    if (apr_file_flags_get(file->fd) & (APR_FOPEN_SENDFILE_ENABLED | APR_FOPEN_BUFFERED) ||
-        apr_os_file_get(&fd, file->fd) != APR_SUCCESS)
+    if (!readable(*bucket) || apr_os_file_get(&fd, file->fd) != APR_SUCCESS)
         return;
     const apr_size_t length = bucket->length;
     auto *content = static_cast<char *>(apr_bucket_alloc(length, bucket->list));
@@ -55,21 +69,137 @@ void read_file(apr_bucket *bucket, conn_rec *c)
     }
 }
 
+/// A large file on its way to a client that reads slowly: core would map megabytes of it and then wait for the client,
+/// with its worker. So core gets a piece when it has written the last one, and what is left stays here, as the file it
+/// is.
+class Output {
+  public:
+    explicit Output(Connection &connection, ap_filter_t &filter) : connection_(connection), filter_(filter) {}
+
+    apr_status_t take(apr_bucket_brigade *bb)
+    {
+        const Contents contents = prepare(bb);
+        if (!holds() && (!contents.large || contents.flush))
+            return ap_pass_brigade(filter_.next, bb);
+        const apr_status_t rv = keep(bb);
+        if (rv != APR_SUCCESS)
+            return rv;
+        if (contents.flush || in_memory_ > kMostInMemory) {
+            in_memory_ = 0;
+            return ap_pass_brigade(filter_.next, held_); // core waits for the client then, as the handler wants it
+        }
+        return pump();
+    }
+
+    apr_status_t pump()
+    {
+        conn_rec *c = filter_.c;
+        apr_status_t rv = APR_SUCCESS;
+        for (int left = kPiecesAtOnce; left > 0 && rv == APR_SUCCESS && holds() && !c->data_in_output_filters; --left) {
+            cut_piece();
+            rv = ap_pass_brigade(filter_.next, piece_);
+            apr_brigade_cleanup(piece_);
+        }
+        if (rv != APR_SUCCESS || c->aborted)
+            apr_brigade_cleanup(held_);
+        if (holds())
+            c->data_in_output_filters = 1;
+        else
+            forget();
+        return rv;
+    }
+
+    bool holds() const { return held_ && !APR_BRIGADE_EMPTY(held_); }
+
+  private:
+    struct Contents {
+        bool large = false; // a file that is not for sendfile(2), which needs nobody's help
+        bool flush = false;
+    };
+
+    Contents prepare(apr_bucket_brigade *bb)
+    {
+        Contents contents;
+        apr_bucket *next;
+        for (apr_bucket *b = APR_BRIGADE_FIRST(bb); b != APR_BRIGADE_SENTINEL(bb); b = next) {
+            next = APR_BUCKET_NEXT(b);
+            if (APR_BUCKET_IS_FILE(b)) {
+                if (b->length <= kSmallFile)
+                    read_file(b, filter_.c);
+                else
+                    contents.large = contents.large || readable(*b);
+            } else if (AP_BUCKET_IS_EOR(b)) {
+                connection_.set_answered();
+            } else if (APR_BUCKET_IS_FLUSH(b)) {
+                contents.flush = true;
+            }
+        }
+        return contents;
+    }
+
+    apr_status_t keep(apr_bucket_brigade *bb)
+    {
+        conn_rec *c = filter_.c;
+        if (!held_) {
+            held_ = apr_brigade_create(c->pool, c->bucket_alloc);
+            piece_ = apr_brigade_create(c->pool, c->bucket_alloc);
+            apr_pool_create(&pool_, c->pool);
+            const int unsent = kUnsent;
+            setsockopt(connection_.fd(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
+        }
+        for (apr_bucket *b = APR_BRIGADE_FIRST(bb); b != APR_BRIGADE_SENTINEL(bb); b = APR_BUCKET_NEXT(b)) {
+            const apr_status_t rv = apr_bucket_setaside(b, pool_);
+            if (rv != APR_SUCCESS && rv != APR_ENOTIMPL)
+                return rv;
+            if (!APR_BUCKET_IS_FILE(b) && b->length != static_cast<apr_size_t>(-1))
+                in_memory_ += b->length;
+        }
+        APR_BRIGADE_CONCAT(held_, bb);
+        return APR_SUCCESS;
+    }
+
+    void cut_piece()
+    {
+        apr_size_t length = 0;
+        while (holds() && length < kPiece) {
+            apr_bucket *b = APR_BRIGADE_FIRST(held_);
+            if (APR_BUCKET_IS_FILE(b) && readable(*b)) {
+                if (b->length > kPiece - length)
+                    apr_bucket_split(b, kPiece - length);
+                length += b->length;
+                read_file(b, filter_.c);
+                b = APR_BRIGADE_FIRST(held_);
+            } else if (b->length != static_cast<apr_size_t>(-1)) {
+                length += b->length;
+                in_memory_ -= std::min(in_memory_, b->length);
+            }
+            APR_BUCKET_REMOVE(b);
+            APR_BRIGADE_INSERT_TAIL(piece_, b);
+        }
+    }
+
+    void forget()
+    {
+        in_memory_ = 0;
+        if (pool_)
+            apr_pool_clear(pool_);
+    }
+
+    Connection &connection_;
+    ap_filter_t &filter_;
+    apr_bucket_brigade *held_ = nullptr;
+    apr_bucket_brigade *piece_ = nullptr;
+    apr_pool_t *pool_ = nullptr; // what was set aside for it
+    apr_size_t in_memory_ = 0;
+};
+
 } // namespace
 
 extern "C" {
 
 static apr_status_t hybrid_output(ap_filter_t *f, apr_bucket_brigade *bb) noexcept
 {
-    apr_bucket *next;
-    for (apr_bucket *b = APR_BRIGADE_FIRST(bb); b != APR_BRIGADE_SENTINEL(bb); b = next) {
-        next = APR_BUCKET_NEXT(b);
-        if (APR_BUCKET_IS_FILE(b) && b->length <= kSmallFile)
-            read_file(b, f->c);
-        else if (AP_BUCKET_IS_EOR(b))
-            static_cast<Connection *>(f->ctx)->set_answered();
-    }
-    return ap_pass_brigade(f->next, bb);
+    return static_cast<Output *>(f->ctx)->take(bb);
 }
 
 // apr-util's socket bucket does the work; having read something it has become that, followed by a new socket bucket.
@@ -84,11 +214,15 @@ static apr_status_t hybrid_read_socket(apr_bucket *bucket, const char **str, apr
     }
     bucket->type = &apr_bucket_type_socket;
     bucket->data = connection.socket();
-    const apr_status_t rv = apr_bucket_read(bucket, str, len, block);
+    const apr_status_t rv = apr_bucket_read(bucket, str, len, connection.late() ? APR_NONBLOCK_READ : block);
+    if (rv == APR_SUCCESS ? *len == 0 : !APR_STATUS_IS_EAGAIN(rv))
+        connection.set_ended();
     connection.set_drained(rv == APR_SUCCESS ? *len > 0 && *len < APR_BUCKET_BUFF_SIZE : APR_STATUS_IS_EAGAIN(rv));
     apr_bucket *rest = rv == APR_SUCCESS ? APR_BUCKET_NEXT(bucket) : bucket;
     if (APR_BUCKET_IS_SOCKET(rest)) // not after the end
         make_ours(rest, connection);
+    if (connection.late() && block == APR_BLOCK_READ && APR_STATUS_IS_EAGAIN(rv))
+        return APR_TIMEUP;
     return rv;
 }
 
@@ -101,8 +235,19 @@ ap_filter_rec_t *register_client_output()
 
 void add_client_output(conn_rec *c, ap_filter_rec_t *filter)
 {
-    if (Connection *connection = Connection::of(c))
-        ap_add_output_filter_handle(filter, connection, nullptr, c);
+    Connection *connection = Connection::of(c);
+    if (!connection)
+        return;
+    ap_filter_t *added = ap_add_output_filter_handle(filter, nullptr, nullptr, c);
+    auto *output = new (apr_palloc(c->pool, sizeof(Output))) Output(*connection, *added);
+    added->ctx = output;
+    connection->set_output(output);
+}
+
+apr_status_t write_held(const Connection &connection)
+{
+    auto *output = static_cast<Output *>(connection.output());
+    return output && output->holds() ? output->pump() : APR_SUCCESS;
 }
 
 apr_status_t insert_client_socket(conn_rec *c, apr_bucket_brigade *bb)

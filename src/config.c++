@@ -178,6 +178,19 @@ void spread_tokens(Config &config)
 
 } // namespace
 
+const char *Config::set_await(const char *argument)
+{
+    if (!ap_cstr_casecmp(argument, "body"))
+        await = Await::Body;
+    else if (!ap_cstr_casecmp(argument, "head"))
+        await = Await::Head;
+    else if (!ap_cstr_casecmp(argument, "off"))
+        await = Await::Nothing;
+    else
+        return "AwaitRequest must be body, head or off";
+    return nullptr;
+}
+
 const char *Config::set_tokens(const char *all, const char *per_child)
 {
     run_tokens = 0;

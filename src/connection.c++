@@ -1,37 +1,52 @@
 #include "hybrid/connection.hpp"
 
+#include "hybrid/arrival.hpp"
+#include "hybrid/request_timeouts.hpp"
+
+#include <cerrno>
 #include <new>
 #include <sys/socket.h>
+#include <unistd.h>
 
 namespace hybrid {
+
+namespace {
+
+constexpr std::size_t kMostAwaited = 32 * 1024; // bytes of a request before it is begun; a receive buffer holds more
+constexpr std::size_t kUsualHead = 4 * 1024;
+
+} // namespace
 
 void ConnectionCloser::operator()(Connection *connection) const
 {
     if (connection->state() != ConnState::Closed)
         connection->transit(ConnEvent::Kill);
-    Pools &pools = connection->pools_;
-    apr_pool_t *pool = connection->pool_;
-    // A socket that a module took away (mod_proxy_fdpass) is -1 by now and must not be closed for it.
-    apr_os_sock_t fd = -1;
-    if (apr_os_sock_get(&fd, connection->socket_) == APR_SUCCESS && fd >= 0) {
-        apr_socket_timeout_set(connection->socket_, 0);
-        apr_socket_close(connection->socket_);
+    if (connection->socket_) {
+        // A socket that a module took away (mod_proxy_fdpass) is -1 by now and must not be closed for it.
+        apr_os_sock_t fd = -1;
+        if (apr_os_sock_get(&fd, connection->socket_) == APR_SUCCESS && fd >= 0) {
+            apr_socket_timeout_set(connection->socket_, 0);
+            apr_socket_close(connection->socket_);
+        }
+    } else {
+        close(connection->fd());
     }
-    pools.put(pool); // the connection itself ends here
+    if (connection->pool_)
+        connection->pools_.put(connection->pool_);
+    delete connection;
 }
 
-ConnectionPtr Connection::accept(apr_socket_t *socket, apr_pool_t *pool, Pools &pools, Slot &slot, Run turn)
+ConnectionPtr Connection::accept(const Peer &peer, Pools &pools, Slot &slot, Run turn)
 {
-    void *place = apr_pcalloc(pool, sizeof(Connection));
-    slot.opened();
-    return ConnectionPtr(new (place) Connection(socket, pool, pools, slot, turn));
+    auto *connection = new (std::nothrow) Connection(peer, pools, slot, turn);
+    if (connection)
+        slot.opened();
+    return ConnectionPtr(connection);
 }
 
-Connection::Connection(apr_socket_t *socket, apr_pool_t *pool, Pools &pools, Slot &slot, Run turn)
-    : Runnable(turn), PollTarget(Kind::Client), pools_(pools), slot_(slot), pool_(pool), socket_(socket),
-      timeouts_of_(ap_server_conf)
+Connection::Connection(const Peer &peer, Pools &pools, Slot &slot, Run turn)
+    : Runnable(turn), PollTarget(Kind::Client), pools_(pools), slot_(slot), peer_(peer), timeouts_of_(ap_server_conf)
 {
-    apr_os_sock_get(&fd_, socket);
 }
 
 void Connection::transit(ConnEvent event)
@@ -47,6 +62,8 @@ void Connection::transit(ConnEvent event)
 
 int Connection::open(apr_thread_t *thread, int row)
 {
+    if (!make_socket())
+        return HTTP_INTERNAL_SERVER_ERROR;
     buckets_ = apr_bucket_alloc_create(pool_);
     ap_create_sb_handle(&sbh_, pool_, slot_.index(), row);
     conn_rec *c = ap_run_create_connection(pool_, ap_server_conf, socket_, slot_.connection_id(row), sbh_, buckets_);
@@ -62,7 +79,28 @@ int Connection::open(apr_thread_t *thread, int row)
     const int rc = ap_pre_connection(c, socket_);
     mailbox_.state = CONN_STATE_READ_REQUEST_LINE;
     mailbox_.sense = CONN_SENSE_DEFAULT;
+    if (peer_.expects == Expects::Record)
+        expect_nothing(); // the handshake is mod_ssl's, and so is all that follows
+    if (late_)
+        apr_table_setn(c->notes, "short-lingering-close", "1"); // as mod_reqtimeout does
     return rc;
+}
+
+bool Connection::make_socket()
+{
+    pool_ = pools_.get();
+    if (!pool_)
+        return false;
+    apr_os_sock_info_t info{};
+    info.os_sock = &peer_.fd;
+    info.remote = &peer_.address.any;
+    info.family = peer_.address.any.sa_family;
+    info.type = SOCK_STREAM;
+    info.protocol = APR_PROTO_TCP;
+    const apr_status_t rv = apr_os_sock_make(&socket_, &info, pool_);
+    if (rv != APR_SUCCESS)
+        socket_ = nullptr;
+    return rv == APR_SUCCESS;
 }
 
 // Runs before any module's cleanup: whoever sees the connection as suspended hears that it is back, so that the
@@ -98,7 +136,100 @@ void Connection::resume(apr_thread_t *thread, int row)
 bool Connection::input_waits() const
 {
     char byte;
-    return recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+    return recv(fd(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
+Connection::Here Connection::look()
+{
+    return c_ ? look_live() : look_dormant();
+}
+
+Connection::Here Connection::judge(std::string_view bytes)
+{
+    Arrival arrival =
+        peer_.expects == Expects::Record ? look_at_record(bytes, kMostAwaited) : look_at_request(bytes, kMostAwaited);
+    if (arrival.state == Arrival::State::Body && peer_.expects == Expects::Head)
+        arrival.state = Arrival::State::Whole;
+    await(arrival.state == Arrival::State::Whole ? 1 : arrival.wanted);
+    here_ = arrival.state == Arrival::State::Whole ? 0 : static_cast<int>(bytes.size());
+    if (arrival.state != Arrival::State::Body)
+        head_ = 0;
+    else if (head_ == 0)
+        head_ = here_;
+    return arrival.state == Arrival::State::Whole  ? Here::Whole
+           : arrival.state == Arrival::State::Body ? Here::Head
+                                                   : Here::Part;
+}
+
+Duration Connection::request_timeout() const
+{
+    return head_ ? RequestTimeouts::body(timeouts_of_, here_ - head_) : RequestTimeouts::head(timeouts_of_, here_);
+}
+
+// The bytes stay in the kernel. It reports again when there are as many as are wanted, or when the client has ended:
+// then there are fewer, and nothing is left to wait for.
+Connection::Here Connection::look_dormant()
+{
+    char few[kUsualHead];
+    ssize_t count = recv(fd(), few, sizeof few, MSG_PEEK | MSG_DONTWAIT);
+    if (count < 0)
+        return errno == EAGAIN || errno == EINTR ? Here::Nothing : Here::Gone;
+    if (count == 0)
+        return Here::Gone;
+    if (count < awaited_)
+        return Here::Whole;
+    if (count < static_cast<ssize_t>(sizeof few))
+        return judge({few, static_cast<std::size_t>(count)});
+    const std::unique_ptr<char[]> many(new (std::nothrow) char[kMostAwaited]);
+    count = many ? recv(fd(), many.get(), kMostAwaited, MSG_PEEK | MSG_DONTWAIT) : 0;
+    return count > 0 && count >= awaited_ ? judge({many.get(), static_cast<std::size_t>(count)}) : Here::Whole;
+}
+
+void Connection::await(std::size_t bytes)
+{
+    const int count = c_ ? 1 : static_cast<int>(bytes);
+    if (std::exchange(awaited_, count) != count)
+        setsockopt(fd(), SOL_SOCKET, SO_RCVLOWAT, &count, sizeof count);
+}
+
+void Connection::set_late()
+{
+    late_ = true;
+    await(1);
+}
+
+// Asks core's input filter itself, so that the filters above, mod_reqtimeout's with its clock and mod_ssl's, don't take
+// part. What it has read it keeps for them.
+Connection::Here Connection::look_live()
+{
+    if (!look_)
+        look_ = apr_brigade_create(pool_, buckets_);
+    ap_filter_t *core = c_->input_filters;
+    while (core->next)
+        core = core->next;
+    looking_ = true;
+    drained_ = ended_ = false;
+    const apr_status_t rv =
+        core->frec->filter_func.in_func(core, look_, AP_MODE_SPECULATIVE, APR_NONBLOCK_READ, kMostAwaited);
+    looking_ = false;
+
+    Here here = Here::Whole;
+    const char *bytes = nullptr;
+    apr_size_t length = 0;
+    if (rv == APR_SUCCESS && !ended_) {
+        if (APR_BRIGADE_EMPTY(look_)) {
+            here = Here::Nothing;
+        } else if (APR_BUCKET_NEXT(APR_BRIGADE_FIRST(look_)) == APR_BRIGADE_SENTINEL(look_)) {
+            if (apr_bucket_read(APR_BRIGADE_FIRST(look_), &bytes, &length, APR_NONBLOCK_READ) == APR_SUCCESS)
+                here = judge({bytes, length});
+        } else if (const std::unique_ptr<char[]> flat(new (std::nothrow) char[kMostAwaited]); flat) {
+            length = kMostAwaited;
+            if (apr_brigade_flatten(look_, flat.get(), &length) == APR_SUCCESS)
+                here = judge({flat.get(), length});
+        }
+    }
+    apr_brigade_cleanup(look_);
+    return here;
 }
 
 Connection *Connection::of(const conn_rec *c)

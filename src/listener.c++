@@ -9,9 +9,8 @@ namespace hybrid {
 
 namespace {
 
-constexpr Duration kEndLingerTime = seconds(2); // for every lingering close once the child ends (S20)
-constexpr Duration kReviewPeriod = seconds(1);  // suspended connections, for modules with threads of their own
-constexpr int kLingerReads = 16;                // before others have their turn
+constexpr Duration kReviewPeriod = seconds(1); // suspended connections, for modules with threads of their own
+constexpr int kLingerReads = 16;               // before others have their turn
 
 } // namespace
 
@@ -35,7 +34,11 @@ struct Listener::TimerTask : Runnable {
 
 Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, const Callbacks &callbacks)
     : slot_(slot), scheduler_(scheduler), callbacks_(callbacks),
-      acceptor_(config, slot, scheduler, pools, poller_, callbacks.turn)
+      acceptor_(config, slot, scheduler, pools, poller_,
+                {[](void *self, ConnectionPtr connection) {
+                     static_cast<Listener *>(self)->on_accepted(std::move(connection));
+                 },
+                 this, callbacks.turn})
 {
 }
 
@@ -95,75 +98,10 @@ std::span<const epoll_event> Listener::look(Time begin)
     }
 }
 
-void Listener::end()
-{
-    acceptor_.close();
-    ended_.store(true);
-    scheduler_.finish();
-    callbacks_.notify(callbacks_.child);
-}
-
 void Listener::nobody_polls()
 {
     unattended_.store(true);
     slot_.set_accepting(false);
-}
-
-void Listener::drain()
-{
-    acceptor_.close(); // also when nobody polls at the moment
-    slot_.quiesce();
-    set_mode(Mode::Drain);
-}
-
-void Listener::set_mode(Mode mode)
-{
-    mode_.store(mode);
-    poller_.wake();
-}
-
-void Listener::follow_mode(Time now)
-{
-    const Mode mode = mode_.load();
-    if (mode == Mode::Serve || mode == Mode::Stop) {
-        seen_mode_ = mode;
-        return;
-    }
-    if (seen_mode_ == Mode::Serve) {
-        Lock lock(mu_);
-        std::vector<Timed *> lingering;
-        while (Timed *item = linger_.pop_expired(kNever))
-            lingering.push_back(item);
-        for (Timed *item : lingering)
-            linger_.add(*item, kEndLingerTime, now);
-    }
-    seen_mode_ = mode;
-    if (mode == Mode::Hurry)
-        shed_idle();
-}
-
-// Every connection has gone. Those that stay suspended with nothing left in this child that could let them go (its
-// module failed: ap_die() without the end of the request) must not keep the child for ever (K03).
-bool Listener::drained(Time now)
-{
-    const unsigned open = slot_.connections();
-    if (open == 0)
-        return true;
-    Time next_timer;
-    {
-        Lock lock(mu_);
-        next_timer = timers_.next();
-    }
-    if (open != slot_.suspended() || next_timer != kNever || suspended_.callbacks_running()) {
-        orphaned_since_ = kNever;
-        return false;
-    }
-    orphaned_since_ = std::min(orphaned_since_, now);
-    if (now < later(orphaned_since_, ap_server_conf->timeout))
-        return false;
-    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, ap_server_conf,
-                 HYBLOGNO(0003) "%u suspended connection(s) that no module lets go: ending without them", open);
-    return true;
 }
 
 Time Listener::next_due(Time now)
@@ -172,7 +110,7 @@ Time Listener::next_due(Time now)
     if (!suspended_.empty() || orphaned_since_ != kNever)
         due = std::min(due, later(now, kReviewPeriod));
     Lock lock(mu_);
-    due = std::min({due, idle_.next(), io_.next(), linger_.next(), timers_.next()});
+    due = std::min({due, idle_.next(), io_.next(), linger_.next(), arriving_.next(), timers_.next()});
     sleeps_until_.store(due);
     return due;
 }
@@ -192,6 +130,66 @@ void Listener::on_event(const epoll_event &event, Time now)
         on_ready(static_cast<Connection &>(*target));
 }
 
+// A dormant connection wakes up when its request is here.
+void Listener::on_accepted(ConnectionPtr connection)
+{
+    if (connection->looked()) {
+        connection->transit(ConnEvent::IoReady);
+        return scheduler_.push(*connection.release());
+    }
+    switch (connection->look()) {
+    case Connection::Here::Whole:
+        connection->set_looked(true);
+        return wake_up(*connection.release(), ConnEvent::IoReady);
+    case Connection::Here::Gone:
+        connection->transit(ConnEvent::PeerGone);
+        return drop(std::move(connection));
+    default:
+        park_arriving(std::move(connection));
+    }
+}
+
+void Listener::park_arriving(ConnectionPtr connection)
+{
+    connection->begin_request(now());
+    const Duration length = connection->request_timeout();
+    park(std::move(connection), Interest::Readable, length);
+}
+
+// It stays parked, with the deadline it has, until a whole request is here.
+void Listener::on_arriving(Connection &connection)
+{
+    const bool had_head = connection.awaits_body();
+    const Connection::Here here = connection.look();
+    if (here == Connection::Here::Head && !had_head) {
+        Lock lock(mu_);
+        arriving_.remove(connection);
+        connection.begin_request(now());
+        arriving_.add(connection, connection.request_timeout(), connection.begins());
+        return;
+    }
+    if (here != Connection::Here::Whole && here != Connection::Here::Gone)
+        return;
+    {
+        Lock lock(mu_);
+        arriving_.remove(connection);
+    }
+    if (here == Connection::Here::Gone) {
+        connection.transit(ConnEvent::PeerGone);
+        return drop(ConnectionPtr(&connection));
+    }
+    connection.set_looked(true);
+    wake_up(connection, ConnEvent::IoReady);
+}
+
+void Listener::wake_up(Connection &connection, ConnEvent event)
+{
+    if (connection.opened())
+        connection.mailbox().state = CONN_STATE_READ_REQUEST_LINE;
+    connection.transit(event);
+    scheduler_.push(connection);
+}
+
 // Is it parked, so that the event concerns us? A connection stays armed while a worker has it (its client goes on
 // sending, or goes away, while a handler is blocked): then nobody needs to hear that, until it is parked again.
 bool Listener::take(Connection &connection)
@@ -202,7 +200,7 @@ bool Listener::take(Connection &connection)
     }
     if (poller_.stale(connection))
         return false;
-    if (connection.state() != ConnState::Lingering)
+    if (connection.state() != ConnState::Lingering && connection.state() != ConnState::Arriving)
         deadlines_of(connection.state()).remove(connection);
     return true;
 }
@@ -212,6 +210,8 @@ void Listener::on_ready(Connection &connection)
     const ConnState state = connection.state();
     if (state == ConnState::Lingering)
         return on_lingering(connection);
+    if (state == ConnState::Arriving)
+        return on_arriving(connection);
     if (state != ConnState::WriteCompletion)
         connection.mailbox().state = CONN_STATE_READ_REQUEST_LINE;
     connection.transit(ConnEvent::IoReady);
@@ -246,6 +246,8 @@ Deadlines &Listener::deadlines_of(ConnState state)
         return idle_;
     case ConnState::Lingering:
         return linger_;
+    case ConnState::Arriving:
+        return arriving_;
     default:
         return io_;
     }
@@ -342,25 +344,31 @@ void Listener::expire(Time now)
                 item = io_.pop_expired(now);
             if (!item)
                 item = linger_.pop_expired(now);
+            if (!item)
+                item = arriving_.pop_expired(now);
         }
         if (!item)
             return;
-        begin_close(static_cast<Connection &>(*item), ConnEvent::Expired);
+        Connection &connection = static_cast<Connection &>(*item);
+        if (connection.state() == ConnState::Arriving)
+            too_late(connection, now);
+        else
+            begin_close(connection, ConnEvent::Expired);
     }
 }
 
-void Listener::shed_idle()
+// Unless it has sent enough to be given more time, httpd answers what is here, if that can be answered: 408 to half a
+// request.
+void Listener::too_late(Connection &connection, Time now)
 {
-    for (;;) {
-        Timed *item;
-        {
-            Lock lock(mu_);
-            item = idle_.pop_expired(kNever);
-        }
-        if (!item)
-            return;
-        begin_close(static_cast<Connection &>(*item), ConnEvent::Shed);
+    const Duration left = later(connection.begins(), connection.request_timeout()) - now;
+    if (left > 0) {
+        Lock lock(mu_);
+        return arriving_.add(connection, (left + seconds(1) - 1) / seconds(1) * seconds(1), now);
     }
+    connection.set_late();
+    connection.set_looked(true);
+    wake_up(connection, ConnEvent::Expired);
 }
 
 // A worker flushes and shuts it down; one that lingers already is dropped.

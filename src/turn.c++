@@ -1,7 +1,9 @@
 #include "hybrid/turn.hpp"
 
+#include "hybrid/client_io.hpp"
 #include "hybrid/listener.hpp"
 
+#include <cstring>
 #include <utility>
 
 namespace hybrid {
@@ -68,11 +70,14 @@ void Turn::process()
     bool again = mailbox().state == CONN_STATE_READ_REQUEST_LINE;
     int requests = 0;
     for (;;) {
+        if (again && !connection_->looked() && !look())
+            return wait_for_rest();
         // A filter that clogs the input is called from whatever state (S05).
         if (again || record().clogging_input_filters) {
             if (run_hooks() != OK || record().aborted)
                 mailbox().state = CONN_STATE_LINGER;
         }
+        connection_->set_looked(false);
         if (mailbox().state == CONN_STATE_LINGER) {
             connection_->transit(ConnEvent::WantClose);
             return close();
@@ -84,6 +89,10 @@ void Turn::process()
         if (mailbox().state == CONN_STATE_SUSPENDED)
             return hold();
 
+        // Half of the next request is not worth keeping the answer for, nor the worker.
+        if (record().keepalive == AP_CONN_KEEPALIVE && record().data_in_input_filters && !connection_->looked() &&
+            !look())
+            record().data_in_input_filters = 0;
         if (!complete_write() || record().aborted) {
             connection_->transit(ConnEvent::WantClose);
             return close();
@@ -100,11 +109,11 @@ void Turn::process()
             again = true; // core need not have looked (Connection::take_drained)
             continue;
         }
-        if (record().keepalive != AP_CONN_KEEPALIVE || worker_.listener.hurried()) {
+        if (record().keepalive != AP_CONN_KEEPALIVE || connection_->late() || worker_.listener.hurried()) {
             connection_->transit(ConnEvent::WantClose);
             return close();
         }
-        return go_idle();
+        return connection_->holds_part() ? wait_for_rest() : go_idle();
     }
 }
 
@@ -146,11 +155,46 @@ bool Turn::complete_write()
     ap_filter_t *filter = record().output_filters;
     while (filter->next)
         filter = filter->next;
-    const apr_status_t rv = filter->frec->filter_func.out_func(filter, nullptr);
+    apr_status_t rv = filter->frec->filter_func.out_func(filter, nullptr);
+    if (rv == APR_SUCCESS && !record().data_in_output_filters)
+        rv = write_held(*connection_);
     if (rv != APR_SUCCESS)
         ap_log_cerror(APLOG_MARK, APLOG_DEBUG, rv, &record(),
                       APLOGNO(00470) "network write failure in core output filter");
     return rv == APR_SUCCESS;
+}
+
+// Is a whole request here, or something else that httpd should see? A protocol that has taken over (HTTP/2 without TLS)
+// has no heads of this kind.
+bool Turn::look()
+{
+    if (std::strcmp(ap_get_protocol(&record()), AP_PROTOCOL_HTTP1) != 0) {
+        connection_->expect_nothing();
+        return true;
+    }
+    switch (connection_->look()) {
+    case Connection::Here::Nothing:
+    case Connection::Here::Part:
+    case Connection::Here::Head:
+        return false;
+    default:
+        connection_->set_looked(true);
+        return true;
+    }
+}
+
+// A client that sends a request in pieces waits for itself only.
+void Turn::wait_for_rest()
+{
+    connection_->begin_request(now());
+    const Duration length = connection_->request_timeout();
+    mailbox().state = CONN_STATE_READ_REQUEST_LINE;
+    mailbox().sense = CONN_SENSE_DEFAULT;
+    status(SERVER_BUSY_READ);
+    connection_->suspend();
+    connection_->transit(ConnEvent::WantRest);
+    worker_.set_socket(-1);
+    worker_.listener.park(std::move(connection_), Interest::Readable, length);
 }
 
 void Turn::wait_for_io()
@@ -159,6 +203,7 @@ void Turn::wait_for_io()
     status(SERVER_BUSY_READ);
     connection_->suspend();
     const Interest what = take_sense(mailbox(), Interest::Readable);
+    connection_->set_looked(true); // its module reads
     connection_->transit(ConnEvent::WantIo);
     worker_.set_socket(-1);
     worker_.listener.park(std::move(connection_), what, length);

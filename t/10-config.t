@@ -109,7 +109,7 @@ subtest 'D02, D03, D21: at a reload, in the log\'s words' => sub {
     like $said{hybrid}, qr/AH00508/, 'in the log\'s wording';
 };
 
-subtest 'RunTokens' => sub {
+subtest 'directives of our own' => sub {
     my $s = Hybrid::Server->new(mpm => 'hybrid', mpm_conf => '@CONF@');
     my $base = $s->conf_text;
     my $configtest = sub {
@@ -118,6 +118,9 @@ subtest 'RunTokens' => sub {
     };
     like $configtest->("RunTokens $_"), qr/AH00526: Syntax error on line \d+.*\n.*RunTokens/, "'$_' is refused"
         for '0', '-1', 'many', '2 0', '5000', '4 x', '1.5', '1 2 3', '';
+    like $configtest->("AwaitRequest $_"), qr/Syntax OK/, "AwaitRequest $_" for qw(body Head OFF);
+    like $configtest->("AwaitRequest $_"), qr/AH00526: Syntax error on line \d+.*\n.*AwaitRequest/, "AwaitRequest $_: refused" for 'on', '1', 'head body';
+    like $configtest->("<VirtualHost *:1>\nAwaitRequest off\n</VirtualHost>"), qr/AH00526/, 'global only';
     like $configtest->("<VirtualHost *:1>\nRunTokens 1\n</VirtualHost>"), qr/AH00526/, 'global only';
     like $configtest->("RunTokens $_"), qr/Syntax OK/, "'$_' is understood" for 'auto', 'AUTO 2', '3', '64 8';
     my $spare = "StartServers 1\nMinSpareThreads 1\nMaxSpareThreads 1\nThreadsPerChild 4\nMaxRequestWorkers 16";

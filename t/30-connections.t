@@ -72,7 +72,7 @@ subtest 'S18: a refused upload gets its answer while it is still sending' => sub
     $client->disconnect;
     ok wait_for(sub { $s->status->{ConnsAsyncClosing} == 0 }, 10), 'the lingering close ends with the client';
     my $silent = Hybrid::Client->new($s->port);
-    $silent->send("POST /read HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3000000\r\n\r\n" . 'x' x 5_000);
+    $silent->send("POST /read HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3000000\r\n\r\n" . 'x' x 40_000);
     is $silent->response->{status}, 413, 'a client that stays';
     my $closing = wait_for(sub { $s->status->{ConnsAsyncClosing} }, 5);
     is $closing, 1, 'is waited for' if $mpm eq 'hybrid'; # event's count is old by then (K17)

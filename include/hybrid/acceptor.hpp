@@ -16,8 +16,14 @@ struct Config;
 /// Who polls, unless said otherwise.
 class Acceptor {
   public:
-    /// `turn` is what workers run for the connections made here.
-    Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Poller &poller, Runnable::Run turn);
+    /// What becomes of a new connection; whose `turn` workers run.
+    struct Callbacks {
+        void (*arrived)(void *listener, ConnectionPtr connection);
+        void *listener;
+        Runnable::Run turn;
+    };
+    Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Poller &poller,
+             const Callbacks &callbacks);
     Acceptor(const Acceptor &) = delete;
 
     /// Registers the sockets. errno or 0. Child's main thread, before the listener runs.
@@ -48,6 +54,7 @@ class Acceptor {
         explicit Socket(ap_listen_rec *r) : PollTarget(Kind::Listen), record(r) {}
         ap_listen_rec *record;
         int fd = -1;
+        Expects expects = Expects::Nothing;
     };
 
     bool accept_one(Socket &socket, Time now) REQUIRES(mu_);
@@ -62,7 +69,7 @@ class Acceptor {
     Scheduler &scheduler_;
     Pools &pools_;
     Poller &poller_;
-    const Runnable::Run turn_;
+    const Callbacks callbacks_;
     std::deque<Socket> sockets_; // they stay where they are: epoll points at them
     ap_listen_rec *listeners_ = nullptr;
     int accepts_left_;

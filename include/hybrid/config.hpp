@@ -6,6 +6,9 @@
 
 namespace hybrid {
 
+/// What of a request must be here before a worker begins with it.
+enum class Await : unsigned char { Nothing, Head, Body };
+
 /// One life: from pre_config to the next pre_config. The names are the directives'.
 struct Config {
     static constexpr int kMaxServerLimit = 20000;
@@ -19,14 +22,17 @@ struct Config {
     int min_spare_threads = 3 * 25;
     int max_spare_threads = 10 * 25;
     int max_request_workers = 16 * 25;
-    int run_tokens = 0;       ///< RunTokens' first argument; 0: as many as there are cores to use
-    int tokens_per_child = 1; ///< its second
+    int run_tokens = 0;        ///< RunTokens' first argument; 0: as many as there are cores to use
+    int tokens_per_child = 1;  ///< its second
+    Await await = Await::Body; ///< AwaitRequest
 
     int active_limit = 16;    ///< children that may serve at once: MaxRequestWorkers / ThreadsPerChild
     int min_children = 1;     ///< so many are needed to use all tokens
     bool one_process = false; ///< -X or -D ONE_PROCESS
 
     /// Directives with arguments of their own kind; the answer is httpd's: nullptr or what is wrong.
+    /// AwaitRequest's argument; what is wrong with it, or nullptr.
+    const char *set_await(const char *argument);
     const char *set_tokens(const char *all, const char *per_child);
     /// AsyncRequestWorkerFactor: checked as mpm_event does, and not needed: an idle connection needs no worker.
     static const char *check_factor(const char *argument);

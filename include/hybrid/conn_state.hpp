@@ -68,14 +68,20 @@ struct ConnTransition {
 };
 
 /// Where an accepted connection starts.
-inline constexpr ConnState kConnEntry = ConnState::Ready;
+inline constexpr ConnState kConnEntry = ConnState::Arriving;
 
 inline constexpr auto kConnTransitions = [] {
     using S = ConnState;
     using E = ConnEvent;
     return std::to_array<ConnTransition>({
+        {S::Arriving, E::IoReady, S::Ready},
+        {S::Arriving, E::Expired, S::Ready},
+        {S::Arriving, E::Shed, S::Closed},
+        {S::Arriving, E::PeerGone, S::Closed},
+        {S::Arriving, E::Kill, S::Closed},
         {S::Ready, E::Taken, S::Processing},
         {S::Ready, E::Kill, S::Closed},
+        {S::Processing, E::WantRest, S::Arriving},
         {S::Processing, E::WantIo, S::WaitIo},
         {S::Processing, E::WantFlush, S::WriteCompletion},
         {S::Processing, E::WantIdle, S::KeepAlive},

@@ -9,7 +9,10 @@
 #include "hybrid/scheduler.hpp"
 #include "hybrid/slot.hpp"
 
+#include <cstdint>
 #include <memory>
+#include <netinet/in.h>
+#include <string_view>
 #include <utility>
 
 namespace hybrid {
@@ -22,19 +25,39 @@ struct ConnectionCloser {
 /// Holding it is owning the connection; dropping it closes the socket and ends the connection's pool.
 using ConnectionPtr = std::unique_ptr<Connection, ConnectionCloser>;
 
-/// Lives in its pool. Exactly one owner at a time, and only the owner calls anything here; owners are a worker's turn,
-/// the scheduler's queue, and the listener (conn_state.def says which, for each state).
+/// What is looked for in a connection's first bytes.
+enum class Expects : std::uint8_t {
+    Nothing, ///< its module may want to speak first, or knows better
+    Head,    ///< a head of HTTP/1
+    Request, ///< the same, and its body as far as it fits
+    Record,  ///< TLS
+};
+
+/// Who has connected.
+struct Peer {
+    int fd = -1;
+    Expects expects = Expects::Nothing;
+    union {
+        sockaddr any;
+        sockaddr_in v4;
+        sockaddr_in6 v6;
+    } address{};
+};
+
+/// Dormant at first: a descriptor and a few facts, no pool, no conn_rec. Exactly one owner at a time, and only the
+/// owner calls anything here; owners are a worker's turn, the scheduler's queue, and the listener (conn_state.def says
+/// which, for each state).
 class Connection : public Runnable, public Timed, public PollTarget {
   public:
-    /// Takes an accepted socket and the pool it is in. `turn` is what a worker runs on it. Listener.
-    static ConnectionPtr accept(apr_socket_t *socket, apr_pool_t *pool, Pools &pools, Slot &slot, Run turn);
+    /// Takes an accepted socket. `turn` is what a worker runs on it. Listener. nullptr: no memory.
+    static ConnectionPtr accept(const Peer &peer, Pools &pools, Slot &slot, Run turn);
 
     ConnState state() const { return state_; }
     /// The one place where the state changes. Asserts that the table knows the step.
     void transit(ConnEvent event);
 
-    /// Makes httpd's conn_rec and runs the hooks of a new connection; on the worker of `row`. What comes back is
-    /// ap_pre_connection()'s: OK, DONE, or why not (then drop the connection).
+    /// Makes pool, socket and httpd's conn_rec, and runs the hooks of a new connection; on the worker of `row`. What
+    /// comes back is ap_pre_connection()'s: OK, DONE, or why not (then drop the connection).
     int open(apr_thread_t *thread, int row);
     bool opened() const { return c_ != nullptr; }
 
@@ -45,11 +68,35 @@ class Connection : public Runnable, public Timed, public PollTarget {
     conn_rec *record() const { return c_; }
     conn_state_t &mailbox() { return mailbox_; }
     apr_socket_t *socket() const { return socket_; }
-    int fd() const { return fd_; }
+    int fd() const { return peer_.fd; }
 
     /// Timeout and KeepAliveTimeout of the virtual host that is in charge at the moment.
     Duration timeout() const { return timeouts_of_->timeout; }
     Duration keep_alive_timeout() const { return timeouts_of_->keep_alive_timeout; }
+
+    /// Is a whole request here? Takes no byte away that httpd would not find. Called again, it is not before more has
+    /// come.
+    enum class Here {
+        Nothing, ///< and it has just begun to be awaited, or is still
+        Part,    ///< some bytes
+        Head,    ///< the head, of a body more is awaited
+        Whole,   ///< or what httpd must see
+        Gone,    ///< the client, without a word
+    };
+    Here look();
+    /// How long its request may take in all, from `begins` on, considering what has come so far.
+    Duration request_timeout() const;
+    void begin_request(Time begins) { begins_ = begins; }
+    Time begins() const { return begins_; }
+    bool awaits_body() const { return head_ > 0; }
+    bool holds_part() const { return here_ > 0; }
+    /// It need not be looked at before the next run of the hooks: that has been done, or would tell nothing.
+    bool looked() const { return looked_ || peer_.expects == Expects::Nothing; }
+    void set_looked(bool looked) { looked_ = looked; }
+    void expect_nothing() { peer_.expects = Expects::Nothing; }
+    /// From now on reads don't wait: what is not here by now is late (408).
+    void set_late();
+    bool late() const { return late_; }
 
     /// After each answer core looks whether the next request is there already (ap_check_pipeline() in
     /// modules/http/http_request.c), before the answer is written. It need not ask the kernel when the last read gave
@@ -58,7 +105,13 @@ class Connection : public Runnable, public Timed, public PollTarget {
     /// for ever.
     void set_drained(bool drained) { drained_ = drained; }
     void set_answered() { answered_ = true; }
-    bool take_drained() { return answered_ && std::exchange(drained_, false); }
+    bool take_drained() { return looking_ ? drained_ : answered_ && std::exchange(drained_, false); }
+    /// A read has brought the end, or an error.
+    void set_ended() { ended_ = true; }
+    /// client_io's.
+    void set_output(void *output) { output_ = output; }
+    void *output() const { return output_; }
+
     /// The client has sent something that nobody has read: asks the kernel.
     bool input_waits() const;
 
@@ -72,16 +125,30 @@ class Connection : public Runnable, public Timed, public PollTarget {
 
   private:
     friend struct ConnectionCloser;
-    Connection(apr_socket_t *socket, apr_pool_t *pool, Pools &pools, Slot &slot, Run turn);
+    Connection(const Peer &peer, Pools &pools, Slot &slot, Run turn);
+    Here judge(std::string_view bytes);
+    Here look_dormant();
+    Here look_live();
+    void await(std::size_t bytes);
+    bool make_socket();
     static apr_status_t on_pool_cleanup(void *self);
     static apr_status_t on_request_cleanup(void *request);
 
     Pools &pools_;
     Slot &slot_;
-    apr_pool_t *const pool_;
-    apr_socket_t *const socket_;
-    int fd_ = -1;
+    Peer peer_;
     ConnState state_ = kConnEntry;
+    bool looked_ = false;
+    bool looking_ = false;
+    bool late_ = false;
+    bool ended_ = false;
+    int awaited_ = 1; // bytes, before a dormant one is reported readable
+    int here_ = 0;    // bytes of a request that is not whole, when looked at last
+    int head_ = 0;    // of these, when the head was first seen to be whole; else 0
+    Time begins_ = 0;
+
+    apr_pool_t *pool_ = nullptr;
+    apr_socket_t *socket_ = nullptr;
     bool suspended_ = false; // as far as the modules know
     bool drained_ = false;
     bool answered_ = false; // the last request, as far as core's filters
@@ -89,6 +156,8 @@ class Connection : public Runnable, public Timed, public PollTarget {
     request_rec *request_ = nullptr;
     ap_sb_handle_t *sbh_ = nullptr;
     apr_bucket_alloc_t *buckets_ = nullptr;
+    apr_bucket_brigade *look_ = nullptr;
+    void *output_ = nullptr;
     conn_state_t mailbox_{};
     const server_rec *timeouts_of_;
 };

@@ -71,6 +71,7 @@ class Listener {
 
   private:
     enum class Mode { Serve, Drain, Hurry, Stop };
+    static constexpr Duration kEndLingerTime = seconds(2); // for every lingering close once the child ends (S20)
     struct TimerTask;
 
     void set_mode(Mode mode);
@@ -80,14 +81,20 @@ class Listener {
     Time next_due(Time now) EXCLUDES(mu_);
     std::span<const epoll_event> wait(Worker &self, Time now) EXCLUDES(mu_);
     std::span<const epoll_event> look(Time begin);
+    void on_accepted(ConnectionPtr connection) EXCLUDES(mu_);
     void on_event(const epoll_event &event, Time now) EXCLUDES(mu_);
     bool take(Connection &connection) REQUIRES(mu_);
     void on_ready(Connection &connection) EXCLUDES(mu_);
     void on_lingering(Connection &connection) EXCLUDES(mu_);
+    void on_arriving(Connection &connection) EXCLUDES(mu_);
+    void park_arriving(ConnectionPtr connection) EXCLUDES(mu_);
+    void too_late(Connection &connection, Time now) EXCLUDES(mu_);
+    void wake_up(Connection &connection, ConnEvent event);
     void expire(Time now) EXCLUDES(mu_);
     void run_timers(Time now) EXCLUDES(mu_);
     void give_back_released();
     void shed_idle() EXCLUDES(mu_);
+    void shed_silent() EXCLUDES(mu_);
     void begin_close(Connection &connection, ConnEvent event);
     Deadlines &deadlines_of(ConnState state) REQUIRES(mu_);
 
@@ -107,12 +114,14 @@ class Listener {
     // Only who polls.
     Mode seen_mode_ = Mode::Serve;
     Time orphaned_since_ = kNever;
+    bool shed_silent_ = false;
     LookAgain look_again_;
 
     Mutex mu_;
-    Deadlines idle_ GUARDED_BY(mu_);   // KeepAlive
-    Deadlines io_ GUARDED_BY(mu_);     // WaitIo, WriteCompletion
-    Deadlines linger_ GUARDED_BY(mu_); // Lingering
+    Deadlines idle_ GUARDED_BY(mu_);     // KeepAlive
+    Deadlines io_ GUARDED_BY(mu_);       // WaitIo, WriteCompletion
+    Deadlines linger_ GUARDED_BY(mu_);   // Lingering
+    Deadlines arriving_ GUARDED_BY(mu_); // Arriving
     Timers timers_ GUARDED_BY(mu_);
 };
 

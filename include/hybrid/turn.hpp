@@ -19,6 +19,8 @@ class Turn {
     void go();
     bool begin();
     void process();
+    bool look();
+    void wait_for_rest();
     int run_hooks();
     bool complete_write();
     void wait_for_io();

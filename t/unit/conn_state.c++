@@ -28,6 +28,7 @@ struct Life {
     std::vector<Step> steps;
 };
 
+const Step kHere = {E::IoReady, S::Ready}; // the request is
 const Step kTaken = {E::Taken, S::Processing};
 const Step kToLinger = {E::Expired, S::Linger};
 const Step kGone = {E::PeerGone, S::Closed};
@@ -37,12 +38,13 @@ std::vector<Life> lives()
 {
     return {
         {"one request, closed by us, the client goes",
-         {kTaken, {E::WantClose, S::Linger}, {E::Flushed, S::Lingering}, {E::IoReady, S::Lingering}, kGone}},
+         {kHere, kTaken, {E::WantClose, S::Linger}, {E::Flushed, S::Lingering}, {E::IoReady, S::Lingering}, kGone}},
         {"the client stays longer than we linger",
-         {kTaken, {E::WantClose, S::Linger}, {E::Flushed, S::Lingering}, {E::Expired, S::Closed}}},
-        {"the client is gone when we want to close", {kTaken, {E::WantClose, S::Linger}, kGone}},
+         {kHere, kTaken, {E::WantClose, S::Linger}, {E::Flushed, S::Lingering}, {E::Expired, S::Closed}}},
+        {"the client is gone when we want to close", {kHere, kTaken, {E::WantClose, S::Linger}, kGone}},
         {"two requests, then idle for too long",
-         {kTaken,
+         {kHere,
+          kTaken,
           {E::WantIdle, S::KeepAlive},
           {E::IoReady, S::Ready},
           kTaken,
@@ -51,10 +53,17 @@ std::vector<Life> lives()
           kFlush,
           kGone}},
         {"one request after the other, others in between",
-         {kTaken, {E::WantTurn, S::Ready}, kTaken, {E::WantTurn, S::Ready}, kTaken, {E::WantIdle, S::KeepAlive}}},
-        {"idle, and its descriptor needed", {kTaken, {E::WantIdle, S::KeepAlive}, {E::Shed, S::Linger}}},
+         {kHere,
+          kTaken,
+          {E::WantTurn, S::Ready},
+          kTaken,
+          {E::WantTurn, S::Ready},
+          kTaken,
+          {E::WantIdle, S::KeepAlive}}},
+        {"idle, and its descriptor needed", {kHere, kTaken, {E::WantIdle, S::KeepAlive}, {E::Shed, S::Linger}}},
         {"a large response, written bit by bit",
-         {kTaken,
+         {kHere,
+          kTaken,
           {E::WantFlush, S::WriteCompletion},
           {E::IoReady, S::Ready},
           kTaken,
@@ -62,11 +71,24 @@ std::vector<Life> lives()
           {E::IoReady, S::Ready},
           kTaken,
           {E::WantIdle, S::KeepAlive}}},
-        {"a response nobody reads", {kTaken, {E::WantFlush, S::WriteCompletion}, kToLinger, kFlush}},
-        {"a module waits for input", {kTaken, {E::WantIo, S::WaitIo}, {E::IoReady, S::Ready}, kTaken}},
-        {"a module waits in vain", {kTaken, {E::WantIo, S::WaitIo}, kToLinger, kFlush, kGone}},
+        {"a response nobody reads", {kHere, kTaken, {E::WantFlush, S::WriteCompletion}, kToLinger, kFlush}},
+        {"a module waits for input", {kHere, kTaken, {E::WantIo, S::WaitIo}, {E::IoReady, S::Ready}, kTaken}},
+        {"a module waits in vain", {kHere, kTaken, {E::WantIo, S::WaitIo}, kToLinger, kFlush, kGone}},
         {"a module holds it and gives it back",
-         {kTaken, {E::WantHold, S::Suspended}, {E::Resumed, S::Ready}, kTaken, {E::WantClose, S::Linger}}},
+         {kHere, kTaken, {E::WantHold, S::Suspended}, {E::Resumed, S::Ready}, kTaken, {E::WantClose, S::Linger}}},
+        {"a client that comes and goes without a word", {kGone}},
+        {"one that says nothing while the child must end", {{E::Shed, S::Closed}}},
+        {"half a request, answered with 408",
+         {{E::Expired, S::Ready}, kTaken, {E::WantClose, S::Linger}, {E::Flushed, S::Lingering}}},
+        {"the second request comes in pieces",
+         {kHere,
+          kTaken,
+          {E::WantIdle, S::KeepAlive},
+          {E::IoReady, S::Ready},
+          kTaken,
+          {E::WantRest, S::Arriving},
+          kHere,
+          kTaken}},
     };
 }
 
@@ -136,10 +158,15 @@ void test_states()
         bool waits; // polled and under a deadline
     };
     const Wanted all[] = {
-        {S::Ready, "Ready", O::RunQueue, false},        {S::Processing, "Processing", O::Worker, false},
-        {S::WaitIo, "WaitIo", O::Listener, true},       {S::WriteCompletion, "WriteCompletion", O::Listener, true},
-        {S::KeepAlive, "KeepAlive", O::Listener, true}, {S::Suspended, "Suspended", O::Module, false},
-        {S::Linger, "Linger", O::RunQueue, false},      {S::Lingering, "Lingering", O::Listener, true},
+        {S::Arriving, "Arriving", O::Listener, true},
+        {S::Ready, "Ready", O::RunQueue, false},
+        {S::Processing, "Processing", O::Worker, false},
+        {S::WaitIo, "WaitIo", O::Listener, true},
+        {S::WriteCompletion, "WriteCompletion", O::Listener, true},
+        {S::KeepAlive, "KeepAlive", O::Listener, true},
+        {S::Suspended, "Suspended", O::Module, false},
+        {S::Linger, "Linger", O::RunQueue, false},
+        {S::Lingering, "Lingering", O::Listener, true},
         {S::Closed, "Closed", O::Nobody, false},
     };
     is(std::size(all), kConnStates.size(), "every state is known here");
@@ -150,7 +177,7 @@ void test_states()
            wanted.name);
         ok(f.words[0] != '\0', "%s has words", wanted.name);
     }
-    ok(kConnEntry == S::Ready, "an accepted connection waits for a worker");
+    ok(kConnEntry == S::Arriving, "an accepted connection waits for a request");
 }
 
 void test_events()
@@ -162,13 +189,14 @@ void test_events()
         R raiser;
     };
     const Wanted all[] = {
-        {E::Taken, "Taken", R::Worker},         {E::WantIo, "WantIo", R::Worker},
-        {E::WantFlush, "WantFlush", R::Worker}, {E::WantIdle, "WantIdle", R::Worker},
-        {E::WantTurn, "WantTurn", R::Worker},   {E::WantHold, "WantHold", R::Worker},
-        {E::WantClose, "WantClose", R::Worker}, {E::Flushed, "Flushed", R::Worker},
-        {E::Resumed, "Resumed", R::Listener},   {E::IoReady, "IoReady", R::Listener},
-        {E::Expired, "Expired", R::Listener},   {E::Shed, "Shed", R::Listener},
-        {E::PeerGone, "PeerGone", R::Anyone},   {E::Kill, "Kill", R::Anyone},
+        {E::WantRest, "WantRest", R::Worker}, {E::Taken, "Taken", R::Worker},
+        {E::WantIo, "WantIo", R::Worker},     {E::WantFlush, "WantFlush", R::Worker},
+        {E::WantIdle, "WantIdle", R::Worker}, {E::WantTurn, "WantTurn", R::Worker},
+        {E::WantHold, "WantHold", R::Worker}, {E::WantClose, "WantClose", R::Worker},
+        {E::Flushed, "Flushed", R::Worker},   {E::Resumed, "Resumed", R::Listener},
+        {E::IoReady, "IoReady", R::Listener}, {E::Expired, "Expired", R::Listener},
+        {E::Shed, "Shed", R::Listener},       {E::PeerGone, "PeerGone", R::Anyone},
+        {E::Kill, "Kill", R::Anyone},
     };
     is(std::size(all), kConnEvents.size(), "every event is known here");
     for (const Wanted &wanted : all) {

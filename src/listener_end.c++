@@ -1,0 +1,110 @@
+// How a listener ends: accepting stops, connections go one by one, and it says so.
+#include "hybrid/listener.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace hybrid {
+
+void Listener::end()
+{
+    acceptor_.close();
+    ended_.store(true);
+    scheduler_.finish();
+    callbacks_.notify(callbacks_.child);
+}
+
+void Listener::drain()
+{
+    acceptor_.close(); // also when nobody polls at the moment
+    slot_.quiesce();
+    set_mode(Mode::Drain);
+}
+
+void Listener::set_mode(Mode mode)
+{
+    mode_.store(mode);
+    poller_.wake();
+}
+
+void Listener::follow_mode(Time now)
+{
+    const Mode mode = mode_.load();
+    if (mode == Mode::Serve || mode == Mode::Stop) {
+        seen_mode_ = mode;
+        return;
+    }
+    if (seen_mode_ == Mode::Serve) {
+        Lock lock(mu_);
+        std::vector<Timed *> lingering;
+        while (Timed *item = linger_.pop_expired(kNever))
+            lingering.push_back(item);
+        for (Timed *item : lingering)
+            linger_.add(*item, kEndLingerTime, now);
+    }
+    seen_mode_ = mode;
+    if (mode == Mode::Hurry) {
+        shed_idle();
+        if (!std::exchange(shed_silent_, true))
+            shed_silent();
+    }
+}
+
+// Every connection has gone. Those that stay suspended with nothing left in this child that could let them go (its
+// module failed: ap_die() without the end of the request) must not keep the child for ever (K03).
+bool Listener::drained(Time now)
+{
+    const unsigned open = slot_.connections();
+    if (open == 0)
+        return true;
+    Time next_timer;
+    {
+        Lock lock(mu_);
+        next_timer = timers_.next();
+    }
+    if (open != slot_.suspended() || next_timer != kNever || suspended_.callbacks_running()) {
+        orphaned_since_ = kNever;
+        return false;
+    }
+    orphaned_since_ = std::min(orphaned_since_, now);
+    if (now < later(orphaned_since_, ap_server_conf->timeout))
+        return false;
+    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, ap_server_conf,
+                 HYBLOGNO(0003) "%u suspended connection(s) that no module lets go: ending without them", open);
+    return true;
+}
+
+void Listener::shed_idle()
+{
+    for (;;) {
+        Timed *item;
+        {
+            Lock lock(mu_);
+            item = idle_.pop_expired(kNever);
+        }
+        if (!item)
+            return;
+        begin_close(static_cast<Connection &>(*item), ConnEvent::Shed);
+    }
+}
+
+// Those that have not said a word can go, too.
+void Listener::shed_silent()
+{
+    std::vector<Connection *> arriving;
+    {
+        Lock lock(mu_);
+        while (Timed *item = arriving_.pop_expired(kNever))
+            arriving.push_back(static_cast<Connection *>(item));
+    }
+    for (Connection *connection : arriving) {
+        if (!connection->opened() && !connection->input_waits()) {
+            connection->transit(ConnEvent::Shed);
+            drop(ConnectionPtr(connection));
+        } else {
+            park_arriving(ConnectionPtr(connection));
+        }
+    }
+}
+
+} // namespace hybrid
