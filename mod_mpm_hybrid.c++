@@ -164,6 +164,14 @@ static const char *hybrid_set_await(cmd_parms *cmd, void *, const char *argument
     return error ? error : door.config.set_await(argument);
 }
 
+static const char *hybrid_set_dormant(cmd_parms *cmd, void *, int on) noexcept
+{
+    const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
+    if (!error)
+        door.config.dormant = on;
+    return error;
+}
+
 static const char *hybrid_set_request_timeouts(cmd_parms *cmd, void *, const char *argument) noexcept
 {
     return RequestTimeouts::set(cmd, argument);
@@ -203,6 +211,8 @@ static const command_rec hybrid_directives[] = {
     AP_INIT_TAKE1(
         "AwaitRequest", hybrid_set_await, nullptr, RSRC_CONF,
         "What of a request must be here before a worker begins with it: body (so far as it fits), head or off"),
+    AP_INIT_FLAG("DormantConnections", hybrid_set_dormant, nullptr, RSRC_CONF,
+                 "Idle connections give their memory back, where that can't be noticed"),
     AP_INIT_RAW_ARGS("RequestReadTimeout", hybrid_set_request_timeouts, nullptr, RSRC_CONF,
                      "mod_reqtimeout's, understood here, too, for clients that no worker reads from"),
     AP_GRACEFUL_SHUTDOWN_TIMEOUT_COMMAND,

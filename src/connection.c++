@@ -70,6 +70,7 @@ int Connection::open(apr_thread_t *thread, int row)
     if (!c)
         return HTTP_INTERNAL_SERVER_ERROR; // core closed the socket and said why (R12)
     c_ = c;
+    c->keepalives = keepalives_;
     c->current_thread = thread;
     c->cs = &mailbox_;
     ap_set_module_config(c->conn_config, &mpm_hybrid_module, this);
@@ -84,6 +85,27 @@ int Connection::open(apr_thread_t *thread, int row)
     if (late_)
         apr_table_setn(c->notes, "short-lingering-close", "1"); // as mod_reqtimeout does
     return rc;
+}
+
+bool Connection::sleep(const Dormancy &dormancy)
+{
+    const bool awaited = peer_.expects == Expects::Head || peer_.expects == Expects::Request;
+    if (!c_ || !awaited || personal_ || !dormancy.rebuildable(c_))
+        return false;
+    ap_log_cerror(APLOG_MARK, APLOG_TRACE6, 0, c_, "goes to sleep");
+    keepalives_ = c_->keepalives;
+    apr_os_sock_t none = -1;
+    apr_os_sock_put(&socket_, &none, pool_); // the descriptor stays
+    pools_.put(std::exchange(pool_, nullptr));
+    socket_ = nullptr;
+    c_ = nullptr;
+    request_ = nullptr;
+    sbh_ = nullptr;
+    buckets_ = nullptr;
+    look_ = nullptr;
+    output_ = nullptr;
+    suspended_ = drained_ = answered_ = false;
+    return true;
 }
 
 bool Connection::make_socket()
@@ -254,9 +276,13 @@ void Connection::on_pre_read_request(request_rec *r, conn_rec *c)
 // With pipelining the next request may have begun before this one was written and went.
 apr_status_t Connection::on_request_cleanup(void *request)
 {
-    Connection *connection = of(static_cast<request_rec *>(request)->connection);
-    if (connection && connection->request_ == request)
+    const auto *r = static_cast<request_rec *>(request);
+    Connection *connection = of(r->connection);
+    if (!connection)
+        return APR_SUCCESS;
+    if (connection->request_ == r)
         connection->request_ = nullptr;
+    connection->personal_ = connection->personal_ || Dormancy::personal(r);
     return APR_SUCCESS;
 }
 

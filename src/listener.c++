@@ -1,8 +1,10 @@
 #include "hybrid/listener.hpp"
 
+#include "hybrid/config.hpp"
 #include "hybrid/workers.hpp"
 
 #include <algorithm>
+#include <malloc.h>
 #include <utility>
 
 namespace hybrid {
@@ -10,7 +12,9 @@ namespace hybrid {
 namespace {
 
 constexpr Duration kReviewPeriod = seconds(1); // suspended connections, for modules with threads of their own
-constexpr int kLingerReads = 16;               // before others have their turn
+constexpr unsigned kManySleepers = 100;
+constexpr Duration kTrimPeriod = seconds(1);
+constexpr int kLingerReads = 16; // before others have their turn
 
 } // namespace
 
@@ -33,7 +37,7 @@ struct Listener::TimerTask : Runnable {
 };
 
 Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, const Callbacks &callbacks)
-    : slot_(slot), scheduler_(scheduler), callbacks_(callbacks),
+    : slot_(slot), scheduler_(scheduler), callbacks_(callbacks), dormancy_(config.dormant),
       acceptor_(config, slot, scheduler, pools, poller_,
                 {[](void *self, ConnectionPtr connection) {
                      static_cast<Listener *>(self)->on_accepted(std::move(connection));
@@ -59,6 +63,7 @@ void Listener::round(Worker &self)
     for (const epoll_event &event : events)
         on_event(event, then);
     expire(then);
+    give_memory_back(then);
     run_timers(then);
     give_back_released();
     if ((acceptor_.used_up() && !wants_drain_.exchange(true)) || (crowded() && !was_crowded))
@@ -78,6 +83,17 @@ std::span<const epoll_event> Listener::wait(Worker &self, Time now)
     sleeps_until_.store(0);
     scheduler_.awake();
     return events;
+}
+
+// What many sleepers have left is in pieces between what others still have: the C library does not give it back by
+// itself.
+void Listener::give_memory_back(Time now)
+{
+    if (asleep_ < kManySleepers || now < trim_at_)
+        return;
+    asleep_ = 0;
+    trim_at_ = later(now, kTrimPeriod);
+    malloc_trim(0);
 }
 
 std::span<const epoll_event> Listener::look(Time begin)
@@ -156,28 +172,32 @@ void Listener::park_arriving(ConnectionPtr connection)
     park(std::move(connection), Interest::Readable, length);
 }
 
-// It stays parked, with the deadline it has, until a whole request is here.
+// Dormant, or with half of a request. It stays parked, with the deadline it has, until a whole request is here.
 void Listener::on_arriving(Connection &connection)
 {
+    const bool was_idle = connection.state() == ConnState::KeepAlive;
     const bool had_head = connection.awaits_body();
     const Connection::Here here = connection.look();
-    if (here == Connection::Here::Head && !had_head) {
-        Lock lock(mu_);
-        arriving_.remove(connection);
-        connection.begin_request(now());
-        arriving_.add(connection, connection.request_timeout(), connection.begins());
+    if (here == Connection::Here::Nothing)
         return;
-    }
-    if (here != Connection::Here::Whole && here != Connection::Here::Gone)
+    const bool begins = was_idle ? here == Connection::Here::Part || here == Connection::Here::Head
+                                 : here == Connection::Here::Head && !had_head;
+    if (here == Connection::Here::Part && !begins)
+        return;
+    if (here == Connection::Here::Head && !begins)
         return;
     {
         Lock lock(mu_);
-        arriving_.remove(connection);
+        deadlines_of(connection.state()).remove(connection);
+        if (begins) {
+            if (was_idle)
+                connection.transit(ConnEvent::Begun);
+            connection.begin_request(now());
+            return arriving_.add(connection, connection.request_timeout(), connection.begins());
+        }
     }
-    if (here == Connection::Here::Gone) {
-        connection.transit(ConnEvent::PeerGone);
+    if (here == Connection::Here::Gone)
         return drop(ConnectionPtr(&connection));
-    }
     connection.set_looked(true);
     wake_up(connection, ConnEvent::IoReady);
 }
@@ -200,8 +220,9 @@ bool Listener::take(Connection &connection)
     }
     if (poller_.stale(connection))
         return false;
-    if (connection.state() != ConnState::Lingering && connection.state() != ConnState::Arriving)
-        deadlines_of(connection.state()).remove(connection);
+    const ConnState state = connection.state();
+    if (state != ConnState::Lingering && state != ConnState::Arriving && connection.opened())
+        deadlines_of(state).remove(connection);
     return true;
 }
 
@@ -210,7 +231,7 @@ void Listener::on_ready(Connection &connection)
     const ConnState state = connection.state();
     if (state == ConnState::Lingering)
         return on_lingering(connection);
-    if (state == ConnState::Arriving)
+    if (state == ConnState::Arriving || !connection.opened())
         return on_arriving(connection);
     if (state != ConnState::WriteCompletion)
         connection.mailbox().state = CONN_STATE_READ_REQUEST_LINE;
@@ -352,9 +373,19 @@ void Listener::expire(Time now)
         Connection &connection = static_cast<Connection &>(*item);
         if (connection.state() == ConnState::Arriving)
             too_late(connection, now);
+        else if (const Duration rest = connection.take_rest(); rest > 0 && !hurried())
+            lie_down(connection, rest, now);
         else
             begin_close(connection, ConnEvent::Expired);
     }
+}
+
+// Idle for a while: its memory is better used elsewhere.
+void Listener::lie_down(Connection &connection, Duration rest, Time now)
+{
+    asleep_ += connection.sleep(dormancy_);
+    Lock lock(mu_);
+    idle_.add(connection, rest, now);
 }
 
 // Unless it has sent enough to be given more time, httpd answers what is here, if that can be answered: 408 to half a
@@ -374,6 +405,12 @@ void Listener::too_late(Connection &connection, Time now)
 // A worker flushes and shuts it down; one that lingers already is dropped.
 void Listener::begin_close(Connection &connection, ConnEvent event)
 {
+    if (!connection.opened()) { // no worker is needed, but if something has come just now
+        if (!connection.input_waits())
+            return drop(ConnectionPtr(&connection));
+        connection.set_looked(true);
+        return wake_up(connection, ConnEvent::IoReady);
+    }
     if (connection.state() == ConnState::KeepAlive)
         apr_table_setn(connection.record()->notes, "short-lingering-close", "1");
     connection.transit(event);

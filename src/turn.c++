@@ -11,6 +11,7 @@ namespace hybrid {
 namespace {
 
 constexpr Duration kFlushTime = seconds(2);       // how long a closing connection may block its worker
+constexpr Duration kAwake = seconds(1);           // a connection stays so, when idle
 constexpr int kRequestsInARow = 8;                // of a pipelining client, even if nobody is known to wait
 constexpr Duration kLingerTime = seconds(30);     // MAX_SECS_TO_LINGER
 constexpr Duration kShortLingerTime = seconds(2); // SECONDS_TO_LINGER
@@ -222,7 +223,11 @@ void Turn::wait_to_write()
 
 void Turn::go_idle()
 {
-    const Duration length = connection_->keep_alive_timeout();
+    Duration length = connection_->keep_alive_timeout();
+    if (length > kAwake && worker_.listener.lets_sleep()) {
+        connection_->set_rest(length - kAwake);
+        length = kAwake;
+    }
     mailbox().state = CONN_STATE_CHECK_REQUEST_LINE_READABLE;
     mailbox().sense = CONN_SENSE_DEFAULT;
     status(SERVER_BUSY_KEEPALIVE);

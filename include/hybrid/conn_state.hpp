@@ -96,6 +96,7 @@ inline constexpr auto kConnTransitions = [] {
         {S::WriteCompletion, E::Expired, S::Linger},
         {S::WriteCompletion, E::Kill, S::Closed},
         {S::KeepAlive, E::IoReady, S::Ready},
+        {S::KeepAlive, E::Begun, S::Arriving},
         {S::KeepAlive, E::Expired, S::Linger},
         {S::KeepAlive, E::Shed, S::Linger},
         {S::KeepAlive, E::Kill, S::Closed},

@@ -3,6 +3,7 @@
 
 #include "hybrid/conn_state.hpp"
 #include "hybrid/deadlines.hpp"
+#include "hybrid/dormancy.hpp"
 #include "hybrid/httpd.hpp"
 #include "hybrid/poller.hpp"
 #include "hybrid/pools.hpp"
@@ -60,6 +61,12 @@ class Connection : public Runnable, public Timed, public PollTarget {
     /// comes back is ap_pre_connection()'s: OK, DONE, or why not (then drop the connection).
     int open(apr_thread_t *thread, int row);
     bool opened() const { return c_ != nullptr; }
+    /// Between two requests: gives everything back that open() has made, if `dormancy` has nothing against that. False:
+    /// it has. Listener.
+    bool sleep(const Dormancy &dormancy);
+    /// How long it stays idle after it could have gone to sleep.
+    void set_rest(Duration rest) { rest_ = rest; }
+    Duration take_rest() { return std::exchange(rest_, 0); }
 
     /// The connection changes hands between a thread and the MPM: tells the modules (R15, R16).
     void suspend();
@@ -146,6 +153,9 @@ class Connection : public Runnable, public Timed, public PollTarget {
     int here_ = 0;    // bytes of a request that is not whole, when looked at last
     int head_ = 0;    // of these, when the head was first seen to be whole; else 0
     Time begins_ = 0;
+    Duration rest_ = 0;
+    int keepalives_ = 0;    // while it sleeps
+    bool personal_ = false; // an authentication belongs to it
 
     apr_pool_t *pool_ = nullptr;
     apr_socket_t *socket_ = nullptr;

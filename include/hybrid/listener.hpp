@@ -63,6 +63,8 @@ class Listener {
     void hurry() { set_mode(Mode::Hurry); }
     /// ended() at once, when somebody polls.
     void stop() { set_mode(Mode::Stop); }
+    /// Idle connections go to sleep after a while.
+    bool lets_sleep() const { return dormancy_.possible(); }
     bool hurried() const { return mode_.load() >= Mode::Hurry; }
 
     bool crowded() const { return acceptor_.crowded(); }
@@ -87,6 +89,8 @@ class Listener {
     void on_ready(Connection &connection) EXCLUDES(mu_);
     void on_lingering(Connection &connection) EXCLUDES(mu_);
     void on_arriving(Connection &connection) EXCLUDES(mu_);
+    void lie_down(Connection &connection, Duration rest, Time now) EXCLUDES(mu_);
+    void give_memory_back(Time now);
     void park_arriving(ConnectionPtr connection) EXCLUDES(mu_);
     void too_late(Connection &connection, Time now) EXCLUDES(mu_);
     void wake_up(Connection &connection, ConnEvent event);
@@ -101,6 +105,7 @@ class Listener {
     Slot &slot_;
     Scheduler &scheduler_;
     const Callbacks callbacks_;
+    const Dormancy dormancy_;
     Poller poller_;
     Acceptor acceptor_;
     Suspended suspended_;
@@ -115,6 +120,8 @@ class Listener {
     Mode seen_mode_ = Mode::Serve;
     Time orphaned_since_ = kNever;
     bool shed_silent_ = false;
+    unsigned asleep_ = 0; // connections, since memory was given back
+    Time trim_at_ = 0;
     LookAgain look_again_;
 
     Mutex mu_;

@@ -80,6 +80,8 @@ std::vector<Life> lives()
         {"one that says nothing while the child must end", {{E::Shed, S::Closed}}},
         {"half a request, answered with 408",
          {{E::Expired, S::Ready}, kTaken, {E::WantClose, S::Linger}, {E::Flushed, S::Lingering}}},
+        {"the second request of a sleeper comes in pieces",
+         {kHere, kTaken, {E::WantIdle, S::KeepAlive}, {E::Begun, S::Arriving}, kHere, kTaken}},
         {"the second request comes in pieces",
          {kHere,
           kTaken,
@@ -189,14 +191,14 @@ void test_events()
         R raiser;
     };
     const Wanted all[] = {
-        {E::WantRest, "WantRest", R::Worker}, {E::Taken, "Taken", R::Worker},
-        {E::WantIo, "WantIo", R::Worker},     {E::WantFlush, "WantFlush", R::Worker},
-        {E::WantIdle, "WantIdle", R::Worker}, {E::WantTurn, "WantTurn", R::Worker},
-        {E::WantHold, "WantHold", R::Worker}, {E::WantClose, "WantClose", R::Worker},
-        {E::Flushed, "Flushed", R::Worker},   {E::Resumed, "Resumed", R::Listener},
-        {E::IoReady, "IoReady", R::Listener}, {E::Expired, "Expired", R::Listener},
-        {E::Shed, "Shed", R::Listener},       {E::PeerGone, "PeerGone", R::Anyone},
-        {E::Kill, "Kill", R::Anyone},
+        {E::WantRest, "WantRest", R::Worker},   {E::Begun, "Begun", R::Listener},
+        {E::Taken, "Taken", R::Worker},         {E::WantIo, "WantIo", R::Worker},
+        {E::WantFlush, "WantFlush", R::Worker}, {E::WantIdle, "WantIdle", R::Worker},
+        {E::WantTurn, "WantTurn", R::Worker},   {E::WantHold, "WantHold", R::Worker},
+        {E::WantClose, "WantClose", R::Worker}, {E::Flushed, "Flushed", R::Worker},
+        {E::Resumed, "Resumed", R::Listener},   {E::IoReady, "IoReady", R::Listener},
+        {E::Expired, "Expired", R::Listener},   {E::Shed, "Shed", R::Listener},
+        {E::PeerGone, "PeerGone", R::Anyone},   {E::Kill, "Kill", R::Anyone},
     };
     is(std::size(all), kConnEvents.size(), "every event is known here");
     for (const Wanted &wanted : all) {
