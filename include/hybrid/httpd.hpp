@@ -25,6 +25,11 @@
 #include "apr_strings.h"
 #include "apr_thread_proc.h"
 
+// APR's rings of buckets subtract null pointers in our files.
+#if defined(__clang__)
+#pragma clang diagnostic ignored "-Wnull-pointer-subtraction"
+#endif
+
 extern "C" __attribute__((visibility("default"))) module AP_MODULE_DECLARE_DATA mpm_hybrid_module;
 APLOG_USE_MODULE(mpm_hybrid);
 
