@@ -1,6 +1,7 @@
 #include "hybrid/parent.hpp"
 
 #include <algorithm>
+#include <csignal>
 #include <new>
 
 namespace hybrid {
@@ -9,6 +10,27 @@ namespace {
 
 constexpr Duration kMonitorPeriod = seconds(10);
 
+void mask_stop_signals(int how)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    for (const int signal : {SIGTERM, SIGINT, AP_SIG_GRACEFUL_STOP})
+        sigaddset(&set, signal);
+    pthread_sigmask(how, &set, nullptr);
+}
+
+// At a restart, clearing pconf resets what the signal handlers have noted (unset_signals() in os/unix/unixd.c). A stop
+// that comes just then would be forgotten, so it is held back: from here until Parent's own cleanup, which was
+// registered earlier, hence runs later.
+apr_status_t hold_stop_signals(void *retained)
+{
+    mask_stop_signals(SIG_BLOCK);
+    const auto *mpm = static_cast<ap_unixd_mpm_retained_data *>(retained);
+    if (mpm->shutdown_pending)
+        raise(mpm->is_ungraceful ? SIGTERM : AP_SIG_GRACEFUL_STOP);
+    return APR_SUCCESS;
+}
+
 } // namespace
 
 Parent *Parent::make(Config &config, Retained &retained, ap_reclaim_callback_fn_t *reclaimed, apr_pool_t *pconf)
@@ -16,6 +38,7 @@ Parent *Parent::make(Config &config, Retained &retained, ap_reclaim_callback_fn_
     auto *parent = new Parent(config, retained, reclaimed, pconf);
     const auto destroy = [](void *self) -> apr_status_t {
         delete static_cast<Parent *>(self);
+        mask_stop_signals(SIG_UNBLOCK);
         return APR_SUCCESS;
     };
     apr_pool_cleanup_register(pconf, parent, destroy, apr_pool_cleanup_null);
@@ -226,6 +249,7 @@ int Parent::stop_gracefully()
 int Parent::restart()
 {
     ap_unixd_mpm_retained_data &mpm = *retained_.mpm;
+    apr_pool_pre_cleanup_register(pconf_, &mpm, hold_stop_signals);
     ++mpm.my_generation;
     ap_scoreboard_image->global->running_generation = mpm.my_generation;
     if (!mpm.is_ungraceful) {
