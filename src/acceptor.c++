@@ -33,6 +33,12 @@ int connection_descriptors(int workers)
     return all - std::min(2 * workers, all / 2);
 }
 
+bool is_wildcard(const apr_sockaddr_t &address)
+{
+    return address.family == APR_INET ? address.sa.sin.sin_addr.s_addr == INADDR_ANY
+                                      : IN6_IS_ADDR_UNSPECIFIED(&address.sa.sin6.sin6_addr);
+}
+
 /// Whose clients speak first, and what? Protocols and AcceptFilter say so (S25): where it is "none" nothing is known.
 Expects expects(const ap_listen_rec &record, Await await)
 {
@@ -68,6 +74,8 @@ int Acceptor::open(ap_listen_rec *listeners)
         apr_os_sock_get(&socket.fd, record->sd);
         apr_socket_opt_set(record->sd, APR_SO_NONBLOCK, 1);
         record->accept_func = ap_unixd_accept;
+        if (record->bind_addr && !is_wildcard(*record->bind_addr))
+            socket.local = reinterpret_cast<const sockaddr *>(&record->bind_addr->sa);
         socket.expects = expects(*record, config_.await);
         if (const int error = poller_.watch(socket.fd, socket))
             return error;
@@ -114,6 +122,7 @@ bool Acceptor::accept_one(Socket &socket, Time now)
     }
     Peer peer;
     peer.expects = socket.expects;
+    peer.local = socket.local;
     socklen_t length = sizeof peer.address;
     peer.fd = accept4(socket.fd, &peer.address.any, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (peer.fd < 0) {

@@ -115,6 +115,7 @@ bool Connection::make_socket()
         return false;
     apr_os_sock_info_t info{};
     info.os_sock = &peer_.fd;
+    info.local = const_cast<sockaddr *>(peer_.local);
     info.remote = &peer_.address.any;
     info.family = peer_.address.any.sa_family;
     info.type = SOCK_STREAM;

@@ -157,6 +157,8 @@ bool Listener::take(Connection &connection)
     if (poller_.stale(connection))
         return false;
     const ConnState state = connection.state();
+    if (state == ConnState::Lingering)
+        poller_.spent(connection);
     if (state != ConnState::Lingering && state != ConnState::Arriving && connection.opened())
         deadlines_of(state).remove(connection);
     return true;

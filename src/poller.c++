@@ -64,9 +64,11 @@ int Poller::arm(int fd, PollTarget &target, Interest interest)
 
 void Poller::forget(int fd, PollTarget &target)
 {
-    if (std::exchange(target.interest_, Interest::None) == Interest::None)
+    const Interest interest = std::exchange(target.interest_, Interest::None);
+    if (interest == Interest::None)
         return;
-    epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+    if (interest != Interest::Spent)
+        epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
     set_target(fd, nullptr);
 }
 

@@ -55,6 +55,7 @@ class Acceptor {
         ap_listen_rec *record;
         int fd = -1;
         Expects expects = Expects::Nothing;
+        const sockaddr *local = nullptr;
     };
 
     bool accept_one(Socket &socket, Time now) REQUIRES(mu_);

@@ -38,6 +38,7 @@ enum class Expects : std::uint8_t {
 struct Peer {
     int fd = -1;
     Expects expects = Expects::Nothing;
+    const sockaddr *local = nullptr; ///< the listening socket's address, if it is bound to one
     union {
         sockaddr any;
         sockaddr_in v4;

@@ -17,6 +17,7 @@ enum class Interest : unsigned char {
     Readable,
     Writable,
     ReadableOnce, ///< after one event silent, even about errors, until armed again
+    Spent,        ///< that has had its event; not to be asked for
 };
 
 /// A hook in whatever can be polled. In one Poller, with one descriptor, at most.
@@ -48,6 +49,9 @@ class Poller {
     /// has taken an event in and will come back leaves it armed meanwhile, and what is reported of it is stale() or
     /// somebody's mistake, to be forgotten.
     [[nodiscard]] int arm(int fd, PollTarget &target, Interest interest) EXCLUDES(mu_);
+    /// The event of a target that was armed once has come: before it is closed there is nothing to forget in the
+    /// kernel.
+    void spent(PollTarget &target) { target.interest_ = Interest::Spent; }
     /// No event of this descriptor is reported any more. Before it is closed: another process may have it, too.
     void forget(int fd, PollTarget &target) EXCLUDES(mu_);
 
