@@ -56,9 +56,9 @@ Expects expects(const ap_listen_rec &record, Await await)
 } // namespace
 
 Acceptor::Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Poller &poller,
-                   const Callbacks &callbacks)
-    : config_(config), slot_(slot), scheduler_(scheduler), pools_(pools), poller_(poller), callbacks_(callbacks),
-      accepts_left_(ap_max_requests_per_child > 0 ? ap_max_requests_per_child : INT_MAX),
+                   Channel channel, const Callbacks &callbacks)
+    : config_(config), slot_(slot), scheduler_(scheduler), pools_(pools), poller_(poller), channel_(channel),
+      callbacks_(callbacks), accepts_left_(ap_max_requests_per_child > 0 ? ap_max_requests_per_child : INT_MAX),
       descriptor_limit_(connection_descriptors(config.threads_per_child))
 {
 }
@@ -80,7 +80,11 @@ int Acceptor::open(ap_listen_rec *listeners)
         if (const int error = poller_.watch(socket.fd, socket))
             return error;
     }
-    return 0;
+    if (!channel_)
+        return 0;
+    Socket &socket = sockets_.emplace_back(nullptr);
+    socket.fd = channel_.from();
+    return poller_.watch(socket.fd, socket);
 }
 
 void Acceptor::on_readable(PollTarget &target, Time now)
@@ -106,12 +110,10 @@ int Acceptor::room() const
 {
     const Scheduler::Load load = scheduler_.load();
     const int workers = config_.threads_per_child;
-    const int at_work = static_cast<int>(load.at_work);
-    if (2 * at_work > workers) {
-        const int open = static_cast<int>(slot_.connections()) - static_cast<int>(slot_.closing());
-        return std::clamp(workers - std::max(open, at_work), 0, kAcceptsAtOnce);
-    }
-    return load.smooth >= kSmoothRun ? kMostAccepts : std::clamp(workers - at_work, 1, kAcceptsAtOnce);
+    const int taken = static_cast<int>(load.at_work + load.queued);
+    if (2 * static_cast<int>(load.at_work) > workers)
+        return std::clamp(workers - taken, 0, kAcceptsAtOnce);
+    return load.smooth >= kSmoothRun ? kMostAccepts : std::clamp(workers - taken, 1, kAcceptsAtOnce);
 }
 
 bool Acceptor::accept_one(Socket &socket, Time now)
@@ -120,6 +122,17 @@ bool Acceptor::accept_one(Socket &socket, Time now)
         pause(APR_EMFILE, now);
         return false;
     }
+    ConnectionPtr connection = socket.record ? take_client(socket, now) : take_parcel(now);
+    if (!connection)
+        return false;
+    pause_ = 0;
+    near_limit_ = connection->fd() >= descriptor_limit_;
+    callbacks_.arrived(callbacks_.listener, std::move(connection));
+    return true;
+}
+
+ConnectionPtr Acceptor::take_client(Socket &socket, Time now)
+{
     Peer peer;
     peer.expects = socket.expects;
     peer.local = socket.local;
@@ -127,20 +140,33 @@ bool Acceptor::accept_one(Socket &socket, Time now)
     peer.fd = accept4(socket.fd, &peer.address.any, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (peer.fd < 0) {
         on_error(errno, now);
-        return false;
+        return nullptr;
     }
-    pause_ = 0;
-    near_limit_ = peer.fd >= descriptor_limit_;
     ConnectionPtr connection = Connection::accept(peer, pools_, slot_, callbacks_.turn);
     if (!connection) {
         ::close(peer.fd);
         pause(APR_ENOMEM, now);
-        return false;
-    }
-    if (ap_max_requests_per_child > 0)
+    } else if (ap_max_requests_per_child > 0) {
         --accepts_left_;
-    callbacks_.arrived(callbacks_.listener, std::move(connection));
-    return true;
+    }
+    return connection;
+}
+
+ConnectionPtr Acceptor::take_parcel(Time now)
+{
+    Parcel parcel;
+    const Channel::Received received = channel_.receive(parcel);
+    if (received.error) {
+        on_error(received.error, now);
+        return nullptr;
+    }
+    ConnectionPtr connection =
+        Connection::adopt(received.understood ? &parcel : nullptr, received.fd, pools_, slot_, callbacks_.turn);
+    if (!connection) {
+        ::close(received.fd);
+        pause(APR_ENOMEM, now);
+    }
+    return connection;
 }
 
 // The kernel gives out the lowest free number, so the last one says how full the table is; only when that was near the

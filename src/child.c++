@@ -31,6 +31,7 @@ sigset_t watched_signals()
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, AP_SIG_GRACEFUL);
+    sigaddset(&set, AP_SIG_GRACEFUL_STOP);
     sigaddset(&set, Child::kHurry);
     return set;
 }
@@ -128,6 +129,7 @@ void Child::watch_signals()
     sigset_t set = watched_signals();
     if (birth_.config.one_process) {
         sigdelset(&set, AP_SIG_GRACEFUL); // blocked, hence ignored (M06)
+        sigdelset(&set, AP_SIG_GRACEFUL_STOP);
         sigdelset(&set, kHurry);
         sigaddset(&set, SIGINT);
     }
@@ -166,7 +168,9 @@ void Child::make_runtime()
         },
         this,
     };
-    listener_ = std::make_unique<Listener>(config, *slot_, *scheduler_, *pools_, callbacks);
+    const Retained &retained = birth_.retained;
+    const Channel channel = config.one_process ? Channel() : Channel(retained.channel_to, retained.channel_from);
+    listener_ = std::make_unique<Listener>(config, *slot_, *scheduler_, *pools_, channel, callbacks);
     workers_ = std::make_unique<Workers>(config, *slot_, *scheduler_, *listener_);
     if (const int error = listener_->open()) {
         ap_log_error(APLOG_MARK, APLOG_ALERT, error, ap_server_conf,
@@ -197,6 +201,7 @@ void Child::start_threads()
         if (!workers_->start_one() && i == 0)
             exit_child(APEXIT_CHILDSICK); // lets the parent decide how bad it is (P13)
     workers_->show_all();
+    call_parent(kNews);
 }
 
 // Also the scheduler's caretaker, see watchdog.hpp.
@@ -218,10 +223,12 @@ void Child::serve()
         if (waits[2].revents && take_count(ticks_))
             on_tick();
         if (waits[1].revents && take_count(notices_)) {
-            if (listener_->wants_drain())
-                end_gracefully();
+            if (listener_->wants_drain()) {
+                end_gracefully(true);
+                call_parent(kHelp); // there should be others for its clients
+            }
             if (listener_->crowded())
-                call_parent();
+                call_parent(kHelp);
         }
         if (waits[0].revents)
             on_signal();
@@ -254,17 +261,16 @@ void Child::on_tick()
         if (workers_->start_one())
             continue;
         listener_->nobody_polls();
-        call_parent();
+        call_parent(kHelp);
         if (!scheduler_->short_of_workers())
             listener_->wake(); // one has just come back
         break;
     }
 }
 
-void Child::call_parent()
+void Child::call_parent(std::uint64_t what)
 {
-    const std::uint64_t one = 1;
-    [[maybe_unused]] const auto n = write(birth_.parent_calls, &one, sizeof one);
+    [[maybe_unused]] const auto n = write(birth_.parent_calls, &what, sizeof what);
 }
 
 void Child::on_signal()
@@ -272,23 +278,23 @@ void Child::on_signal()
     signalfd_siginfo info;
     while (read(signals_.get(), &info, sizeof info) == sizeof info) {
         const auto signal = static_cast<int>(info.ssi_signo);
-        if (signal != AP_SIG_GRACEFUL && signal != kHurry) {
+        if (signal != AP_SIG_GRACEFUL && signal != AP_SIG_GRACEFUL_STOP && signal != kHurry) {
             end_now();
             continue;
         }
-        end_gracefully();
+        end_gracefully(signal != AP_SIG_GRACEFUL_STOP);
         if (signal == kHurry && ending_ == Ending::Graceful)
             listener_->hurry();
     }
 }
 
-void Child::end_gracefully()
+void Child::end_gracefully(bool hands_over)
 {
     if (ending_ != Ending::None)
         return;
     ending_ = Ending::Graceful;
     set_mpm_state(birth_.retained, AP_MPMQ_STOPPING); // from now on answers say "Connection: close"
-    listener_->drain();
+    listener_->drain(hands_over);
     ap_run_child_stopping(pchild_, 1);
 }
 

@@ -49,16 +49,53 @@ void Children::start(int wanted)
 
 int Children::open()
 {
+    if (!config_.one_process && retained_.channel_from == 0)
+        if (const int error = Channel::make(retained_.channel_to, retained_.channel_from))
+            return error;
     calls_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     return calls_ ? 0 : errno;
 }
 
 void Children::wait_for_call(Duration length)
 {
-    struct pollfd call = {calls_.get(), POLLIN, 0};
-    poll(&call, 1, static_cast<int>(length / milliseconds(1)));
-    std::uint64_t count;
-    [[maybe_unused]] const auto n = read(calls_.get(), &count, sizeof count); // the next sleep is one again
+    const Time end = later(now(), length);
+    for (Duration left = length; left > 0; left = end - now()) {
+        struct pollfd call = {calls_.get(), POLLIN, 0};
+        if (poll(&call, 1, static_cast<int>(left / milliseconds(1)) + 1) <= 0)
+            return; // or a signal
+        std::uint64_t calls = 0;
+        [[maybe_unused]] const auto n = read(calls_.get(), &calls, sizeof calls);
+        on_news();
+        if (calls % Child::kNews >= Child::kHelp)
+            return;
+    }
+}
+
+void Children::on_news()
+{
+    if (former_serves_ && (anybody_up() || to_start_ > 0)) {
+        former_serves_ = false;
+        retire_former();
+    }
+}
+
+// Of the running generation.
+bool Children::anybody_up()
+{
+    for (int slot = 0; slot < retained_.max_daemon_used; ++slot) {
+        const SlotView view = look_at(slot);
+        if (view.occupied && view.current && !view.quiescing && view.active > 0)
+            return true;
+    }
+    return false;
+}
+
+// Those that serve now do so until a new child is there for their clients: one whose modules take long to start, or
+// which never comes up, makes nobody wait. Unless the new one waits for their slots.
+void Children::replace_former()
+{
+    former_serves_ = true;
+    on_news();
 }
 
 void Children::replace(int slot)
@@ -292,19 +329,19 @@ void Children::say(const StaffingPlan &plan, const StaffingMemory &memory)
     }
 }
 
-void Children::retire(int slot)
+void Children::retire(int slot, int signal)
 {
     const process_score &score = *ap_get_scoreboard_process(slot);
     if (score.quiescing == kServing)
-        ap_mpm_safe_kill(score.pid, AP_SIG_GRACEFUL);
+        ap_mpm_safe_kill(score.pid, signal);
     account_quiescing(slot);
 }
 
-void Children::retire_all()
+void Children::retire_all(int signal)
 {
     for (int slot = 0; slot < retained_.max_daemon_used; ++slot)
         if (ap_get_scoreboard_process(slot)->pid != 0)
-            retire(slot);
+            retire(slot, signal);
 }
 
 void Children::retire_former()

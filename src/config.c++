@@ -240,7 +240,7 @@ Retained &find_retained()
     static constexpr char key[] = "mpm_hybrid_module";
     auto *retained = static_cast<Retained *>(ap_retained_data_get(key));
     if (!retained) {
-        retained = static_cast<Retained *>(ap_retained_data_create(key, sizeof(Retained)));
+        retained = static_cast<Retained *>(ap_retained_data_create(key, Retained::kRoom));
         retained->mpm = ap_unixd_mpm_get_retained_data();
     }
     if (retained->mpm->baton != retained) {

@@ -35,6 +35,13 @@ Timed *Deadlines::pop_expired(Time now)
     return nullptr;
 }
 
+void Deadlines::collect(std::vector<Timed *> &items) const
+{
+    for (const auto &[length, queue] : queues_)
+        for (Timed *item = queue.head.next; item != &queue.head; item = item->next)
+            items.push_back(item);
+}
+
 Time Deadlines::next() const
 {
     Time first = kNever;

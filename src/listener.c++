@@ -36,9 +36,10 @@ struct Listener::TimerTask : Runnable {
     const TimedCallback callback;
 };
 
-Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, const Callbacks &callbacks)
-    : slot_(slot), scheduler_(scheduler), callbacks_(callbacks), dormancy_(config.dormant),
-      acceptor_(config, slot, scheduler, pools, poller_,
+Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Channel channel,
+                   const Callbacks &callbacks)
+    : slot_(slot), scheduler_(scheduler), callbacks_(callbacks), dormancy_(config.dormant), channel_(channel),
+      acceptor_(config, slot, scheduler, pools, poller_, channel,
                 {[](void *self, ConnectionPtr connection) {
                      static_cast<Listener *>(self)->on_accepted(std::move(connection));
                  },
@@ -123,6 +124,8 @@ void Listener::nobody_polls()
 Time Listener::next_due(Time now)
 {
     Time due = acceptor_.next_due();
+    if (seen_mode_ != Mode::Serve)
+        due = std::min(due, hand_over_at_.load());
     if (!suspended_.empty() || orphaned_since_ != kNever)
         due = std::min(due, later(now, kReviewPeriod));
     Lock lock(mu_);
@@ -171,6 +174,12 @@ void Listener::on_ready(Connection &connection)
         return on_lingering(connection);
     if (state == ConnState::Arriving || !connection.opened())
         return on_arriving(connection);
+    if (state == ConnState::KeepAlive && seen_mode_ != Mode::Serve && may_hand_over(now()) &&
+        connection.movable(dormancy_)) {
+        if (!hand_over(connection))
+            settle_idle(ConnectionPtr(&connection));
+        return;
+    }
     if (state != ConnState::WriteCompletion)
         connection.mailbox().state = CONN_STATE_READ_REQUEST_LINE;
     connection.transit(ConnEvent::IoReady);
@@ -236,7 +245,11 @@ void Listener::park(ConnectionPtr connection, Interest what, Duration length)
                       HYBLOGNO(0004) "can't poll the connection, closing it");
         return drop(std::move(connection));
     }
-    if (wake || hurried())
+    if (mode_.load() != Mode::Serve) {
+        hand_over_at_.store(0);
+        wake = true;
+    }
+    if (wake)
         poller_.wake();
 }
 

@@ -2,6 +2,7 @@
 // sleepers.
 #include "hybrid/listener.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace hybrid {
@@ -13,6 +14,9 @@ void Listener::on_accepted(ConnectionPtr connection)
         connection->transit(ConnEvent::IoReady);
         return scheduler_.push(*connection.release());
     }
+    if (connection->state() == ConnState::KeepAlive)
+        return settle_idle(std::move(connection));
+    const Time begins = connection->begins() ? connection->begins() : now();
     switch (connection->look()) {
     case Connection::Here::Whole:
         connection->set_looked(true);
@@ -21,20 +25,23 @@ void Listener::on_accepted(ConnectionPtr connection)
         connection->transit(ConnEvent::PeerGone);
         return drop(std::move(connection));
     default:
-        park_arriving(std::move(connection));
+        park_arriving(std::move(connection), begins);
     }
 }
 
-void Listener::park_arriving(ConnectionPtr connection)
+void Listener::park_arriving(ConnectionPtr connection, Time begins)
 {
-    connection->begin_request(now());
-    const Duration length = connection->request_timeout();
+    connection->begin_request(begins);
+    const Duration passed = (now() - begins) / seconds(1) * seconds(1);
+    const Duration length = std::max<Duration>(connection->request_timeout() - passed, 0);
     park(std::move(connection), Interest::Readable, length);
 }
 
 // Dormant, or with half of a request. It stays parked, with the deadline it has, until a whole request is here.
 void Listener::on_arriving(Connection &connection)
 {
+    if (seen_mode_ != Mode::Serve && may_hand_over(now()) && connection.movable(dormancy_) && hand_over(connection))
+        return;
     const bool was_idle = connection.state() == ConnState::KeepAlive;
     const bool had_head = connection.awaits_body();
     const Connection::Here here = connection.look();

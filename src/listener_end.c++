@@ -14,8 +14,9 @@ void Listener::end()
     callbacks_.notify(callbacks_.child);
 }
 
-void Listener::drain()
+void Listener::drain(bool hands_over)
 {
+    hands_over_.store(hands_over);
     acceptor_.close(); // also when nobody polls at the moment
     slot_.quiesce();
     set_mode(Mode::Drain);
@@ -43,6 +44,7 @@ void Listener::follow_mode(Time now)
             linger_.add(*item, kEndLingerTime, now);
     }
     seen_mode_ = mode;
+    hand_over_all(now);
     if (mode == Mode::Hurry) {
         shed_idle();
         if (!std::exchange(shed_silent_, true))
@@ -74,36 +76,46 @@ bool Listener::drained(Time now)
     return true;
 }
 
+// Those that other children will take stay for that.
 void Listener::shed_idle()
 {
-    for (;;) {
-        Timed *item;
+    std::vector<Timed *> idle;
+    {
+        Lock lock(mu_);
+        idle_.collect(idle);
+    }
+    for (Timed *item : idle) {
+        auto &connection = static_cast<Connection &>(*item);
+        if ((hands_over() && !connection.opened()) || connection.input_waits())
+            continue;
         {
             Lock lock(mu_);
-            item = idle_.pop_expired(kNever);
+            idle_.remove(connection);
         }
-        if (!item)
-            return;
-        begin_close(static_cast<Connection &>(*item), ConnEvent::Shed);
+        begin_close(connection, ConnEvent::Shed);
     }
 }
 
 // Those that have not said a word can go, too.
 void Listener::shed_silent()
 {
-    std::vector<Connection *> arriving;
+    if (hands_over())
+        return;
+    std::vector<Timed *> arriving;
     {
         Lock lock(mu_);
-        while (Timed *item = arriving_.pop_expired(kNever))
-            arriving.push_back(static_cast<Connection *>(item));
+        arriving_.collect(arriving);
     }
-    for (Connection *connection : arriving) {
-        if (!connection->opened() && !connection->input_waits()) {
-            connection->transit(ConnEvent::Shed);
-            drop(ConnectionPtr(connection));
-        } else {
-            park_arriving(ConnectionPtr(connection));
+    for (Timed *item : arriving) {
+        auto &connection = static_cast<Connection &>(*item);
+        if (connection.opened() || connection.input_waits())
+            continue;
+        {
+            Lock lock(mu_);
+            arriving_.remove(connection);
         }
+        connection.transit(ConnEvent::Shed);
+        drop(ConnectionPtr(&connection));
     }
 }
 

@@ -93,8 +93,7 @@ int Parent::run(apr_pool_t *plog, server_rec *server)
             retained_.staffing[i].hold_off = 10; // no exponential spawning while the old generation ends (P06)
     children_.start(config_.start_servers);
     if (mpm.was_graceful)
-        children_.retire_former(); // only now that the new ones are on their way: no moment without anybody who accepts
-                                   // (K05)
+        children_.replace_former(); // no moment without anybody who accepts (K05)
 
     ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf,
                  APLOGNO(00489) "%s configured -- resuming normal operations", ap_get_server_description());
@@ -229,7 +228,7 @@ int Parent::stop_now()
 int Parent::stop_gracefully()
 {
     ap_close_listeners();
-    children_.retire_all();
+    children_.retire_all(AP_SIG_GRACEFUL_STOP);
     ap_relieve_child_processes(reclaimed_);
     if (!child_fatal_) {
         ap_remove_pid(pconf_, ap_pid_fname);
@@ -259,7 +258,7 @@ int Parent::restart()
         // started programs: these end with it, and a request must not meet a child that has lost them (a RewriteMap
         // program's, a mod_wsgi daemon's, a line for a piped log).
         if (!children_.alone()) {
-            children_.retire_all();
+            children_.retire_all(AP_SIG_GRACEFUL);
             children_.hurry_quiescing();
         }
     } else {

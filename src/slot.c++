@@ -107,6 +107,28 @@ unsigned Slot::suspended() const
     return load(process_->suspended);
 }
 
+Slot::Elsewhere Slot::look_elsewhere() const
+{
+    Elsewhere elsewhere{};
+    const global_score &global = *ap_scoreboard_image->global;
+    for (int i = 0; i < global.server_limit; ++i) {
+        const process_score &other = *ap_get_scoreboard_process(i);
+        if (i == index_ || other.pid == 0 || other.quiescing != kServing ||
+            other.generation != global.running_generation)
+            continue;
+        int up = 0;
+        int idle = 0;
+        for (int row = 0; row < thread_limit_; ++row) {
+            const int status = ap_get_scoreboard_worker_from_indexes(i, row)->status;
+            up += status >= SERVER_READY;
+            idle += status == SERVER_READY;
+        }
+        elsewhere.children += up > 0;
+        elsewhere.idle_workers += other.not_accepting ? 0 : idle;
+    }
+    return elsewhere;
+}
+
 void Slot::set_accepting(bool accepting)
 {
     process_->not_accepting = !accepting;

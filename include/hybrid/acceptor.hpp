@@ -1,6 +1,8 @@
-// A child's listening sockets: when new connections are taken, how many at a time, and what an error means.
+// Where a child's connections come from, its listening sockets and other children: when they are taken, how many at a
+// time, and what an error means.
 #pragma once
 
+#include "hybrid/channel.hpp"
 #include "hybrid/connection.hpp"
 #include "hybrid/mutex.hpp"
 #include "hybrid/poller.hpp"
@@ -16,13 +18,13 @@ struct Config;
 /// Who polls, unless said otherwise.
 class Acceptor {
   public:
-    /// What becomes of a new connection; whose `turn` workers run.
+    /// What becomes of a connection that has arrived; whose `turn` workers run.
     struct Callbacks {
         void (*arrived)(void *listener, ConnectionPtr connection);
         void *listener;
         Runnable::Run turn;
     };
-    Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Poller &poller,
+    Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Poller &poller, Channel channel,
              const Callbacks &callbacks);
     Acceptor(const Acceptor &) = delete;
 
@@ -52,13 +54,15 @@ class Acceptor {
   private:
     struct Socket : PollTarget {
         explicit Socket(ap_listen_rec *r) : PollTarget(Kind::Listen), record(r) {}
-        ap_listen_rec *record;
+        ap_listen_rec *record; ///< nullptr: the channel
         int fd = -1;
         Expects expects = Expects::Nothing;
         const sockaddr *local = nullptr;
     };
 
     bool accept_one(Socket &socket, Time now) REQUIRES(mu_);
+    ConnectionPtr take_client(Socket &socket, Time now) REQUIRES(mu_);
+    ConnectionPtr take_parcel(Time now) REQUIRES(mu_);
     void on_error(apr_status_t status, Time now) REQUIRES(mu_);
     void pause(apr_status_t status, Time now) REQUIRES(mu_);
     void stop_listening(Duration length, Time now, const char *why) REQUIRES(mu_);
@@ -70,6 +74,7 @@ class Acceptor {
     Scheduler &scheduler_;
     Pools &pools_;
     Poller &poller_;
+    const Channel channel_;
     const Callbacks callbacks_;
     std::deque<Socket> sockets_; // they stay where they are: epoll points at them
     ap_listen_rec *listeners_ = nullptr;

@@ -1,8 +1,9 @@
 // A child from fork to exit: drop privileges, start, serve, drain.
 //
-// The parent speaks to it by signals, each to one process: AP_SIG_GRACEFUL means end gracefully, kHurry means end
-// gracefully and close idle connections, SIGTERM means end now, whatever else is going on (K06). doc/notes has why not
-// httpd's pipe of death.
+// The parent speaks to it by signals, each to one process: AP_SIG_GRACEFUL means end gracefully, others take the
+// clients over, AP_SIG_GRACEFUL_STOP the same, but there are no others, kHurry means end gracefully and close idle
+// connections that can't move, SIGTERM means end now, whatever else is going on (K06). doc/notes has why not httpd's
+// pipe of death.
 #pragma once
 
 #include "hybrid/config.hpp"
@@ -37,6 +38,10 @@ class Child {
     };
 
     static constexpr int kHurry = SIGUSR2;
+    /// What a child adds to its parent's eventfd: it wants more children to be started; it is up, or something else
+    /// that its slot says has changed.
+    static constexpr std::uint64_t kHelp = 1;
+    static constexpr std::uint64_t kNews = std::uint64_t{1} << 32;
 
     explicit Child(const Birth &birth);
 
@@ -63,9 +68,9 @@ class Child {
     void watch();
     void tick_after(Time t);
     void on_tick();
-    void call_parent();
+    void call_parent(std::uint64_t what);
     void on_signal();
-    void end_gracefully();
+    void end_gracefully(bool hands_over);
     void end_now();
     bool wait_for_workers();
     [[noreturn]] void exit_child(int code);

@@ -31,7 +31,8 @@ class Children {
 
     /// Makes what wait_for_call() needs. errno or 0.
     [[nodiscard]] int open();
-    /// Sleeps for `length`, or until a signal comes or a child calls for help: it has no more workers for its clients.
+    /// Sleeps for `length`, or until a signal comes or a child calls for help: it has no more workers for its clients,
+    /// or ends. Takes in other news meanwhile.
     void wait_for_call(Duration length);
     /// Looks how many workers are idle and starts or retires children accordingly (P01-P08).
     void maintain();
@@ -43,9 +44,11 @@ class Children {
     /// A child has been reaped. `slot` is kNoSlot for one that has none any more.
     void on_gone(int slot, pid_t pid, ap_generation_t generation);
 
-    /// Tells all children, or those of former generations, to end gracefully.
-    void retire_all();
-    void retire_former();
+    /// Tells all children, or those of former generations, to end gracefully. AP_SIG_GRACEFUL: others take their
+    /// clients over, AP_SIG_GRACEFUL_STOP: there are none.
+    void retire_all(int signal);
+    /// Those of former generations, as soon as one of this generation is up.
+    void replace_former();
     /// To those that are ending: close idle connections, too.
     void hurry_quiescing();
     bool any_left();
@@ -58,6 +61,9 @@ class Children {
     Child *here() const { return here_; }
 
   private:
+    void on_news();
+    bool anybody_up();
+    void retire_former();
     int bucket_count() const { return retained_.mpm->num_buckets; }
     bool make(int slot);
     void leave_one_process();
@@ -67,7 +73,7 @@ class Children {
     std::vector<SlotView> look_at_all();
     void carry_out(const StaffingPlan &plan, const StaffingMemory &memory);
     void say(const StaffingPlan &plan, const StaffingMemory &memory);
-    void retire(int slot);
+    void retire(int slot, int signal = AP_SIG_GRACEFUL);
 
     const Config &config_;
     Retained &retained_;
@@ -76,6 +82,7 @@ class Children {
     Child *here_ = nullptr;
     Fd calls_; // an eventfd that all children write to
     bool had_healthy_child_ = false;
+    bool former_serves_ = false;
     int to_start_ = 0;
 };
 

@@ -1,6 +1,7 @@
 // One client's connection: its socket, httpd's records of it, and the state it is in.
 #pragma once
 
+#include "hybrid/channel.hpp"
 #include "hybrid/conn_state.hpp"
 #include "hybrid/deadlines.hpp"
 #include "hybrid/dormancy.hpp"
@@ -53,6 +54,14 @@ class Connection : public Runnable, public Timed, public PollTarget {
   public:
     /// Takes an accepted socket. `turn` is what a worker runs on it. Listener. nullptr: no memory.
     static ConnectionPtr accept(const Peer &peer, Pools &pools, Slot &slot, Run turn);
+    /// Takes one over that another child has sent, Arriving or in KeepAlive; without a parcel it is one between two
+    /// requests of which nothing is known. Listener. nullptr: no memory.
+    static ConnectionPtr adopt(const Parcel *parcel, int fd, Pools &pools, Slot &slot, Run turn);
+    /// Nobody could tell if it went on elsewhere, while no worker has it: it is dormant, or has just been put to sleep
+    /// for that. Listener.
+    bool movable(const Dormancy &dormancy);
+    /// What is said of it on its way. Requires: movable().
+    Parcel parcel() const;
 
     ConnState state() const { return state_; }
     /// The one place where the state changes. Asserts that the table knows the step.
@@ -67,6 +76,8 @@ class Connection : public Runnable, public Timed, public PollTarget {
     bool sleep(const Dormancy &dormancy);
     /// How long it stays idle after it could have gone to sleep.
     void set_rest(Duration rest) { rest_ = rest; }
+    /// When its idleness ends; kNever if that is no longer known.
+    Time idle_until() const { return later(expires, rest_); }
     Duration take_rest() { return std::exchange(rest_, 0); }
 
     /// The connection changes hands between a thread and the MPM: tells the modules (R15, R16).
@@ -138,6 +149,8 @@ class Connection : public Runnable, public Timed, public PollTarget {
     Here look_dormant();
     Here look_live();
     void await(std::size_t bytes);
+    static std::uint64_t key_of(const server_rec *server);
+    static const server_rec *server_of(std::uint64_t key);
     bool make_socket();
     static apr_status_t on_pool_cleanup(void *self);
     static apr_status_t on_request_cleanup(void *request);

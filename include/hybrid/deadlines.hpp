@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <map>
+#include <vector>
 
 namespace hybrid {
 
@@ -36,6 +37,9 @@ class Deadlines {
     /// An item whose deadline is at or before `now`, no longer queued; nullptr when there is none. Those of one length
     /// come in the order of their deadlines.
     Timed *pop_expired(Time now);
+
+    /// Everything that is queued; those of one length in the order of their deadlines.
+    void collect(std::vector<Timed *> &items) const;
 
     /// When the first deadline passes; kNever when there is none.
     Time next() const;

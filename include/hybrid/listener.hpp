@@ -26,7 +26,8 @@ class Listener {
         void *child;
     };
 
-    Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, const Callbacks &callbacks);
+    Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Channel channel,
+             const Callbacks &callbacks);
     Listener(const Listener &) = delete;
 
     /// Opens the poller; from then on timers can be added. errno or 0. Child's main thread.
@@ -55,17 +56,18 @@ class Listener {
     /// No worker is left that could poll, until one comes back: the scoreboard says so. Child's main thread.
     void nobody_polls();
 
-    /// No new connections; ended() when the last one has gone. Idle ones are drained in place: each stays until
-    /// its next answer, which says "Connection: close", or its KeepAliveTimeout (K04). This is the seam for handing
-    /// them to another child.
-    void drain();
-    /// While draining: close the idle ones too, now.
+    /// No new connections; ended() when the last one has gone. Idle ones go to other children, if `hands_over`. Those
+    /// that can't are drained in place: each stays until its next answer, which says "Connection: close", or its
+    /// KeepAliveTimeout (K04).
+    void drain(bool hands_over);
+    /// While draining: close those idle ones that can't move, now, and don't look who takes the others.
     void hurry() { set_mode(Mode::Hurry); }
     /// ended() at once, when somebody polls.
     void stop() { set_mode(Mode::Stop); }
     /// Idle connections go to sleep after a while.
     bool lets_sleep() const { return dormancy_.possible(); }
-    bool hurried() const { return mode_.load() >= Mode::Hurry; }
+    /// An idle connection has no future here, nor elsewhere.
+    bool hurried() const { return mode_.load() >= Mode::Hurry && !(hands_over() && dormancy_.possible()); }
 
     bool crowded() const { return acceptor_.crowded(); }
     bool wants_drain() const { return wants_drain_.load(); }
@@ -76,6 +78,12 @@ class Listener {
     static constexpr Duration kEndLingerTime = seconds(2); // for every lingering close once the child ends (S20)
     struct TimerTask;
 
+    bool hand_over(Connection &connection) EXCLUDES(mu_);
+    bool may_hand_over(Time now);
+    void hand_over_all(Time now) EXCLUDES(mu_);
+    void settle_idle(ConnectionPtr connection) EXCLUDES(mu_);
+
+    bool hands_over() const { return hands_over_.load() && channel_; }
     void set_mode(Mode mode);
     void end();
     void follow_mode(Time now) EXCLUDES(mu_);
@@ -91,7 +99,7 @@ class Listener {
     void on_arriving(Connection &connection) EXCLUDES(mu_);
     void lie_down(Connection &connection, Duration rest, Time now) EXCLUDES(mu_);
     void give_memory_back(Time now);
-    void park_arriving(ConnectionPtr connection) EXCLUDES(mu_);
+    void park_arriving(ConnectionPtr connection, Time begins) EXCLUDES(mu_);
     void too_late(Connection &connection, Time now) EXCLUDES(mu_);
     void wake_up(Connection &connection, ConnEvent event);
     void expire(Time now) EXCLUDES(mu_);
@@ -106,10 +114,13 @@ class Listener {
     Scheduler &scheduler_;
     const Callbacks callbacks_;
     const Dormancy dormancy_;
+    const Channel channel_;
     Poller poller_;
     Acceptor acceptor_;
     Suspended suspended_;
     std::atomic<Mode> mode_{Mode::Serve};
+    std::atomic<bool> hands_over_{false}; // while draining
+    std::atomic<Time> hand_over_at_{0};   // idle ones, next time
     std::atomic<bool> wants_drain_{false};
     std::atomic<bool> ended_{false};
 
@@ -120,6 +131,8 @@ class Listener {
     Mode seen_mode_ = Mode::Serve;
     Time orphaned_since_ = kNever;
     bool shed_silent_ = false;
+    Time looked_elsewhere_at_ = 0; // who else serves
+    bool elsewhere_ = false;
     unsigned asleep_ = 0; // connections, since memory was given back
     Time trim_at_ = 0;
     LookAgain look_again_;

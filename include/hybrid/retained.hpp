@@ -9,8 +9,11 @@
 
 namespace hybrid {
 
-/// Parent; the children inherit a copy. Zero at first, allocated by ap_retained_data_create().
+/// Parent; the children inherit a copy. Zero at first, allocated by ap_retained_data_create(), with room for what a
+/// newer module may add before the next full start: new members come last.
 struct Retained {
+    static constexpr std::size_t kRoom = 512;
+
     ap_unixd_mpm_retained_data *mpm; ///< httpd's own share, common to all MPMs
     int first_server_limit;          ///< ServerLimit and ThreadLimit can't change before the next full start
     int first_thread_limit;
@@ -21,8 +24,11 @@ struct Retained {
     int total_daemons;        ///< children alive
     int active_daemons;       ///< of these, not ending gracefully
     StaffingMemory *staffing; ///< one for each listener bucket, in ap_pglobal
+    int channel_to;           ///< the Channel's ends, which outlive all children; both 0: not made
+    int channel_from;
 };
 
+static_assert(sizeof(Retained) <= Retained::kRoom);
 static_assert(std::is_trivially_copyable_v<Retained> && std::is_standard_layout_v<Retained>);
 
 /// AP_MPMQ_STARTING ... AP_MPMQ_STOPPING. Any thread; signal handlers of core write it, too.

@@ -33,6 +33,13 @@ class Slot {
     unsigned closing() const;
     unsigned suspended() const;
 
+    /// Other children of the running generation that are up and don't end.
+    struct Elsewhere {
+        int children;
+        int idle_workers; ///< of those that take clients
+    };
+    Elsewhere look_elsewhere() const;
+
     void set_accepting(bool accepting);
     /// The child ends gracefully: it says so, and all its rows do.
     void quiesce();

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 using namespace hybrid;
@@ -34,7 +35,7 @@ const Step kToLinger = {E::Expired, S::Linger};
 const Step kGone = {E::PeerGone, S::Closed};
 const Step kFlush = {E::Taken, S::Linger}; // a worker takes it to flush and close
 
-std::vector<Life> lives()
+std::vector<Life> plain_lives()
 {
     return {
         {"one request, closed by us, the client goes",
@@ -72,12 +73,10 @@ std::vector<Life> lives()
           kTaken,
           {E::WantIdle, S::KeepAlive}}},
         {"a response nobody reads", {kHere, kTaken, {E::WantFlush, S::WriteCompletion}, kToLinger, kFlush}},
-        {"a module waits for input", {kHere, kTaken, {E::WantIo, S::WaitIo}, {E::IoReady, S::Ready}, kTaken}},
-        {"a module waits in vain", {kHere, kTaken, {E::WantIo, S::WaitIo}, kToLinger, kFlush, kGone}},
         {"a module holds it and gives it back",
          {kHere, kTaken, {E::WantHold, S::Suspended}, {E::Resumed, S::Ready}, kTaken, {E::WantClose, S::Linger}}},
-        {"a client that comes and goes without a word", {kGone}},
-        {"one that says nothing while the child must end", {{E::Shed, S::Closed}}},
+        {"not a word, and gone", {kGone}},
+        {"not a word, and the child must end", {{E::Shed, S::Closed}}},
         {"half a request, answered with 408",
          {{E::Expired, S::Ready}, kTaken, {E::WantClose, S::Linger}, {E::Flushed, S::Lingering}}},
         {"the second request of a sleeper comes in pieces",
@@ -92,6 +91,34 @@ std::vector<Life> lives()
           kHere,
           kTaken}},
     };
+}
+
+std::vector<Life> odd_lives()
+{
+    return {
+        {"a module waits for input, the second time in vain",
+         {kHere,
+          kTaken,
+          {E::WantIo, S::WaitIo},
+          {E::IoReady, S::Ready},
+          kTaken,
+          {E::WantIo, S::WaitIo},
+          kToLinger,
+          kFlush,
+          kGone}},
+        {"new, and its child ends", {{E::Sent, S::Closed}}},
+        {"idle, and its child ends", {kHere, kTaken, {E::WantIdle, S::KeepAlive}, {E::Sent, S::Closed}}},
+        {"ready, and every worker of its child is blocked", {kHere, {E::Sent, S::Closed}}},
+        {"come from another child, idle", {{E::Adopted, S::KeepAlive}, {E::IoReady, S::Ready}, kTaken}},
+    };
+}
+
+std::vector<Life> lives()
+{
+    std::vector<Life> all = plain_lives();
+    for (Life &life : odd_lives())
+        all.push_back(std::move(life));
+    return all;
 }
 
 constexpr std::size_t index(S s)
@@ -198,6 +225,7 @@ void test_events()
         {E::WantClose, "WantClose", R::Worker}, {E::Flushed, "Flushed", R::Worker},
         {E::Resumed, "Resumed", R::Listener},   {E::IoReady, "IoReady", R::Listener},
         {E::Expired, "Expired", R::Listener},   {E::Shed, "Shed", R::Listener},
+        {E::Adopted, "Adopted", R::Listener},   {E::Sent, "Sent", R::Anyone},
         {E::PeerGone, "PeerGone", R::Anyone},   {E::Kill, "Kill", R::Anyone},
     };
     is(std::size(all), kConnEvents.size(), "every event is known here");

@@ -53,6 +53,9 @@ void test_order()
         deadlines.add(items[i], 100, times[i]);
     is(deadlines.size(), 5, "five of one length");
     is(deadlines.next(), 110, "the oldest is next");
+    std::vector<Timed *> all;
+    deadlines.collect(all);
+    ok(all.size() == 5 && all.front() == &items[0] && all.back() == &items[4], "all of them, the oldest first");
     ok(deadlines.pop_expired(111) == &items[0], "the oldest first");
     is(deadlines.next(), 111, "then its successor is next");
     for (int i = 1; i < 4; ++i)

@@ -1,0 +1,116 @@
+// How connections that nobody works on leave for another child, and what is done with those that come from one.
+#include "hybrid/listener.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace hybrid {
+
+namespace {
+
+constexpr int kParcelsAtOnce = 64;                 // then the others should take some
+constexpr Duration kPace = milliseconds(2);        // for that
+constexpr Duration kRefused = milliseconds(20);    // when the channel is full
+constexpr Duration kNobody = milliseconds(10);     // when nobody else serves
+constexpr Duration kLookPeriod = milliseconds(10); // at who else serves
+
+/// Of the lengths of time that Deadlines keeps there should be few.
+Duration whole_seconds(Duration length)
+{
+    return (std::max<Duration>(length, 0) + seconds(1) - 1) / seconds(1) * seconds(1);
+}
+
+} // namespace
+
+// In a hurry not even: the next generation is about to come.
+bool Listener::may_hand_over(Time now)
+{
+    if (!hands_over())
+        return false;
+    if (seen_mode_ == Mode::Hurry)
+        return true;
+    if (now >= looked_elsewhere_at_ + kLookPeriod) {
+        looked_elsewhere_at_ = now;
+        elsewhere_ = slot_.look_elsewhere().children > 0;
+    }
+    return elsewhere_;
+}
+
+// True: it is gone. The poller must have forgotten it before it travels, or its events would go on coming here. What is
+// refused stays what it was.
+bool Listener::hand_over(Connection &connection)
+{
+    const Parcel parcel = connection.parcel();
+    const bool parked = connection.queued();
+    const Duration length = connection.length;
+    {
+        Lock lock(mu_);
+        if (parked)
+            deadlines_of(connection.state()).remove(connection);
+        poller_.forget(connection.fd(), connection);
+    }
+    if (channel_.send(parcel, connection.fd()) == 0) {
+        connection.transit(ConnEvent::Sent);
+        ConnectionPtr(&connection).reset();
+        return true;
+    }
+    if (!parked)
+        return false;
+    static_cast<void>(connection.take_rest());
+    const Time t = now();
+    park(ConnectionPtr(&connection), Interest::Readable,
+         parcel.expires == kNever ? length : whole_seconds(parcel.expires - t));
+    return false;
+}
+
+// A few at a time: so many fit into the channel, and a user may have only so many descriptors under way.
+void Listener::hand_over_all(Time now)
+{
+    if (now < hand_over_at_.load())
+        return;
+    hand_over_at_.store(kNever);
+    std::vector<Timed *> parked;
+    if (hands_over()) {
+        Lock lock(mu_);
+        idle_.collect(parked);
+        arriving_.collect(parked);
+    }
+    if (parked.empty())
+        return;
+    if (!may_hand_over(now))
+        return hand_over_at_.store(later(now, kNobody));
+    int sent = 0;
+    for (Timed *item : parked) {
+        auto &connection = static_cast<Connection &>(*item);
+        if (!connection.movable(dormancy_))
+            continue;
+        if (!hand_over(connection))
+            return hand_over_at_.store(later(now, kRefused));
+        if (++sent == kParcelsAtOnce)
+            return hand_over_at_.store(later(now, kPace));
+    }
+}
+
+// Dormant, and parked nowhere. What has come meanwhile counts first; else it is as idle as it was.
+void Listener::settle_idle(ConnectionPtr connection)
+{
+    const Time t = now();
+    const Connection::Here here = connection->look();
+    switch (here) {
+    case Connection::Here::Whole:
+        connection->set_looked(true);
+        return wake_up(*connection.release(), ConnEvent::IoReady);
+    case Connection::Here::Gone:
+        return drop(std::move(connection));
+    case Connection::Here::Nothing: {
+        const Time until = connection->idle_until();
+        const Duration length = until == kNever ? connection->keep_alive_timeout() : whole_seconds(until - t);
+        return park(std::move(connection), Interest::Readable, length);
+    }
+    default:
+        connection->transit(ConnEvent::Begun);
+        park_arriving(std::move(connection), t);
+    }
+}
+
+} // namespace hybrid
