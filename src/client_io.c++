@@ -207,23 +207,22 @@ static apr_status_t hybrid_read_socket(apr_bucket *bucket, const char **str, apr
                                        apr_read_type_e block) noexcept
 {
     auto &connection = *static_cast<Connection *>(bucket->data);
-    if (block == APR_NONBLOCK_READ && connection.take_drained()) {
+    const bool late = connection.late();
+    if (block == APR_NONBLOCK_READ && !late && connection.take_drained()) {
         *str = nullptr;
         *len = 0;
         return APR_EAGAIN;
     }
     bucket->type = &apr_bucket_type_socket;
     bucket->data = connection.socket();
-    const apr_status_t rv = apr_bucket_read(bucket, str, len, connection.late() ? APR_NONBLOCK_READ : block);
+    const apr_status_t rv = apr_bucket_read(bucket, str, len, late ? APR_NONBLOCK_READ : block);
     if (rv == APR_SUCCESS ? *len == 0 : !APR_STATUS_IS_EAGAIN(rv))
         connection.set_ended();
     connection.set_drained(rv == APR_SUCCESS ? *len > 0 && *len < APR_BUCKET_BUFF_SIZE : APR_STATUS_IS_EAGAIN(rv));
     apr_bucket *rest = rv == APR_SUCCESS ? APR_BUCKET_NEXT(bucket) : bucket;
     if (APR_BUCKET_IS_SOCKET(rest)) // not after the end
         make_ours(rest, connection);
-    if (connection.late() && block == APR_BLOCK_READ && APR_STATUS_IS_EAGAIN(rv))
-        return APR_TIMEUP;
-    return rv;
+    return late && APR_STATUS_IS_EAGAIN(rv) ? APR_TIMEUP : rv; // mod_reqtimeout would poll after an EAGAIN
 }
 
 } // extern "C"
