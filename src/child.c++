@@ -207,13 +207,19 @@ void Child::start_threads()
 // Also the scheduler's caretaker, see watchdog.hpp.
 void Child::serve()
 {
-    struct pollfd waits[] = {{signals_.get(), POLLIN, 0}, {notices_.get(), POLLIN, 0}, {ticks_.get(), POLLIN, 0}};
+    struct pollfd waits[] = {{signals_.get(), POLLIN, 0},
+                             {notices_.get(), POLLIN, 0},
+                             {ticks_.get(), POLLIN, 0},
+                             {listener_->poll_fd(), POLLIN, 0}};
     const int kept = birth_.config.tokens_per_child;
     Time review_at = later(now(), kSparePeriod);
     while (!listener_->ended() && ending_ != Ending::Now) {
-        const bool spare = workers_->reap() > kept;
-        const Duration left = std::max<Duration>(0, review_at - now());
-        const int ready = poll(waits, 3, spare ? static_cast<int>(left / milliseconds(1)) + 1 : -1);
+        Time until = workers_->reap() > kept ? review_at : kNever;
+        if (stands_in_)
+            until = std::min(until, stand_in());
+        const Duration left = std::max<Duration>(0, until - now());
+        const int ready =
+            poll(waits, stands_in_ ? 4 : 3, until == kNever ? -1 : static_cast<int>((left + 999) / milliseconds(1)));
         if (now() >= review_at) {
             scheduler_->retire_unneeded(kept);
             review_at = later(now(), kSparePeriod);
@@ -262,10 +268,25 @@ void Child::on_tick()
             continue;
         listener_->nobody_polls();
         call_parent(kHelp);
-        if (!scheduler_->short_of_workers())
+        stands_in_ = stands_in_ || scheduler_->stand_in();
+        if (!stands_in_)
             listener_->wake(); // one has just come back
         break;
     }
+}
+
+// All workers are blocked, and no other can be had: somebody must go on polling. Returns when that is due again.
+Time Child::stand_in()
+{
+    if (!scheduler_->alone() || workers_->start_one()) {
+        stands_in_ = false;
+        scheduler_->stand_down();
+        return kNever;
+    }
+    const Listener::Attendance attendance = listener_->attend();
+    if (attendance.wants_help)
+        call_parent(kHelp);
+    return attendance.again_at;
 }
 
 void Child::call_parent(std::uint64_t what)

@@ -57,6 +57,7 @@ void Connection::transit(ConnEvent event)
         ap_log_cerror(APLOG_MARK, APLOG_TRACE6, 0, c_, "[%s] -- %s --> [%s]", facts(state_).name, facts(event).name,
                       facts(*to).name);
     slot_.moved(state_, *to);
+    was_idle_ = state_ == ConnState::KeepAlive && to == ConnState::Ready;
     state_ = *to;
 }
 

@@ -43,14 +43,14 @@ const server_rec *Connection::server_of(std::uint64_t key)
 bool Connection::movable(const Dormancy &dormancy)
 {
     if (opened())
-        return state_ == ConnState::KeepAlive && sleep(dormancy);
+        return (state_ == ConnState::KeepAlive || was_idle_) && sleep(dormancy);
     return !late_ && peer_.expects != Expects::Nothing && peer_.expects != Expects::Record;
 }
 
 Parcel Connection::parcel() const
 {
     Parcel parcel;
-    parcel.kept_alive = state_ == ConnState::KeepAlive;
+    parcel.kept_alive = state_ == ConnState::KeepAlive || (state_ == ConnState::Ready && keepalives_ > 0);
     parcel.expects = static_cast<std::uint8_t>(peer_.expects);
     parcel.lowat = awaited_ != 1;
     parcel.keepalives = keepalives_;

@@ -49,23 +49,47 @@ Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools
 
 void Listener::round(Worker &self)
 {
-    if (ended_.load())
-        return;
     const Time t = now();
+    if (!begin_round(t))
+        return;
     if (unattended_.exchange(false))
         slot_.set_accepting(!acceptor_.pausing());
-    follow_mode(t);
-    if (seen_mode_ == Mode::Stop || (seen_mode_ != Mode::Serve && drained(t)))
-        return end();
     acceptor_.reconsider(t);
-    const bool was_crowded = crowded();
     const std::span<const epoll_event> events = wait(self, t);
-    const Time then = now();
+    take_in(events, now());
+}
+
+Listener::Attendance Listener::attend()
+{
+    const Time t = now();
+    if (!begin_round(t))
+        return {t, false};
+    take_in(poller_.wait(0), t);
+    const bool waits_in_vain = hand_over_waiting(t);
+    const Time due = std::min(next_due(t), later(t, kReviewPeriod));
+    return {scheduler_.others_wait() ? std::min(due, hand_over_waiting_at_) : due, waits_in_vain};
+}
+
+// False: the listener has ended.
+bool Listener::begin_round(Time now)
+{
+    if (ended_.load())
+        return false;
+    follow_mode(now);
+    if (seen_mode_ != Mode::Stop && (seen_mode_ == Mode::Serve || !drained(now)))
+        return true;
+    end();
+    return false;
+}
+
+void Listener::take_in(std::span<const epoll_event> events, Time now)
+{
+    const bool was_crowded = crowded();
     for (const epoll_event &event : events)
-        on_event(event, then);
-    expire(then);
-    give_memory_back(then);
-    run_timers(then);
+        on_event(event, now);
+    expire(now);
+    give_memory_back(now);
+    run_timers(now);
     give_back_released();
     if ((acceptor_.used_up() && !wants_drain_.exchange(true)) || (crowded() && !was_crowded))
         callbacks_.notify(callbacks_.child);
@@ -123,7 +147,7 @@ void Listener::nobody_polls()
 
 Time Listener::next_due(Time now)
 {
-    Time due = acceptor_.next_due();
+    Time due = unattended_.load() ? kNever : acceptor_.next_due();
     if (seen_mode_ != Mode::Serve)
         due = std::min(due, hand_over_at_.load());
     if (!suspended_.empty() || orphaned_since_ != kNever)
@@ -324,7 +348,8 @@ void Listener::expire(Time now)
         Connection &connection = static_cast<Connection &>(*item);
         if (connection.state() == ConnState::Arriving)
             too_late(connection, now);
-        else if (const Duration rest = connection.take_rest(); rest > 0 && !hurried())
+        else if (const Duration rest = connection.take_rest();
+                 rest > 0 && connection.state() == ConnState::KeepAlive && !hurried())
             lie_down(connection, rest, now);
         else
             begin_close(connection, ConnEvent::Expired);

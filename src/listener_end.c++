@@ -43,7 +43,8 @@ void Listener::follow_mode(Time now)
         for (Timed *item : lingering)
             linger_.add(*item, kEndLingerTime, now);
     }
-    seen_mode_ = mode;
+    if (std::exchange(seen_mode_, mode) != mode)
+        hand_over_at_.store(0);
     hand_over_all(now);
     if (mode == Mode::Hurry) {
         shed_idle();

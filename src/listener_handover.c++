@@ -8,11 +8,13 @@ namespace hybrid {
 
 namespace {
 
-constexpr int kParcelsAtOnce = 64;                 // then the others should take some
-constexpr Duration kPace = milliseconds(2);        // for that
-constexpr Duration kRefused = milliseconds(20);    // when the channel is full
-constexpr Duration kNobody = milliseconds(10);     // when nobody else serves
-constexpr Duration kLookPeriod = milliseconds(10); // at who else serves
+constexpr int kParcelsAtOnce = 64;                  // then the others should take some
+constexpr Duration kPace = milliseconds(2);         // for that
+constexpr Duration kRefused = milliseconds(20);     // when the channel is full
+constexpr Duration kNobody = milliseconds(10);      // when nobody else serves
+constexpr Duration kWaitingPause = milliseconds(5); // until the workers elsewhere are looked at again
+constexpr Duration kPerRequest = milliseconds(2);   // and for each they got, which they may not show yet
+constexpr Duration kLookPeriod = milliseconds(10);  // at who else serves
 
 /// Of the lengths of time that Deadlines keeps there should be few.
 Duration whole_seconds(Duration length)
@@ -89,6 +91,30 @@ void Listener::hand_over_all(Time now)
         if (++sent == kParcelsAtOnce)
             return hand_over_at_.store(later(now, kPace));
     }
+}
+
+// Those that wait for a worker here go to idle ones elsewhere, who has waited longest first. True: there are none.
+bool Listener::hand_over_waiting(Time now)
+{
+    if (!channel_ || now < hand_over_waiting_at_ || !scheduler_.others_wait())
+        return false;
+    const int room = slot_.look_elsewhere().idle_workers;
+    int sent = 0;
+    for (; sent < room; ++sent) {
+        const auto movable = [](void *self, Runnable &work) {
+            const auto &listener = *static_cast<Listener *>(self);
+            return work.run == listener.callbacks_.turn && static_cast<Connection &>(work).movable(listener.dormancy_);
+        };
+        auto *connection = static_cast<Connection *>(scheduler_.pull(movable, this));
+        if (!connection)
+            break;
+        if (!hand_over(*connection)) {
+            scheduler_.push(*connection);
+            break;
+        }
+    }
+    hand_over_waiting_at_ = now + std::max(kWaitingPause, sent * kPerRequest);
+    return room == 0;
 }
 
 // Dormant, and parked nowhere. What has come meanwhile counts first; else it is as idle as it was.

@@ -46,15 +46,19 @@ Scheduler::Next Scheduler::next(Runner &self)
 {
     Next next;
     bool watch = false;
+    bool relieve = false;
     {
         Lock lock(mu_);
         next = choose(self, stop_running(self));
         hand_on();
+        relieve = next.act == Act::Park && poller_ == &stand_in_;
         if (next.act == Act::Run && !asleep_)
             watch = !std::exchange(watched_, true) || tokens_ == 1;
     }
     if (watch)
         hooks_.watch(hooks_.baton);
+    if (relieve)
+        hooks_.wake_poller(hooks_.baton);
     return next;
 }
 
@@ -213,6 +217,46 @@ bool Scheduler::short_of_workers() const
 {
     Lock lock(mu_);
     return holders_ < tokens_ && !top_ && arriving_ == 0 && wanted() && !finishing_ && !stopped_;
+}
+
+bool Scheduler::stand_in()
+{
+    Lock lock(mu_);
+    if (poller_ || holders_ >= tokens_ || top_ || arriving_ > 0 || finishing_ || stopped_)
+        return false;
+    poller_ = &stand_in_;
+    return true;
+}
+
+bool Scheduler::alone() const
+{
+    Lock lock(mu_);
+    return !top_ && arriving_ == 0;
+}
+
+void Scheduler::stand_down()
+{
+    Lock lock(mu_);
+    poller_ = nullptr;
+    before_poll_ = queued_;
+    hand_on();
+}
+
+Runnable *Scheduler::pull(bool (*wanted)(void *baton, Runnable &work), void *baton)
+{
+    Lock lock(mu_);
+    Runnable *before = nullptr;
+    for (Runnable *work = first_; work; before = work, work = work->next) {
+        if (!wanted(baton, *work))
+            continue;
+        (before ? before->next : first_) = work->next;
+        if (last_ == work)
+            last_ = before;
+        --queued_;
+        before_poll_ = std::min(before_poll_, queued_);
+        return work;
+    }
+    return nullptr;
 }
 
 void Scheduler::retire_unneeded(std::size_t keep)

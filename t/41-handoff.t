@@ -173,6 +173,45 @@ subtest 'a new generation that never comes up' => sub {
     is kept(@clients), 4, 'which takes the clients over';
 };
 
+# A handler that sleeps, and needs no probe.
+sub slow_server {
+    my ($mpm_conf, $conf) = @_;
+    my $s = server($mpm_conf, "ScriptSock \@ROOT\@/run/cgisock\n<Directory \@DOCS\@>\n Options +ExecCGI\n AddHandler cgi-script .cgi\n</Directory>\n"
+            . ($conf // ''), modules => ['cgid'], level => 'info mpm_hybrid:debug');
+    $s->file('slow.cgi', "#!/bin/sh\nsleep 1\nprintf 'Content-Type: text/plain\\r\\n\\r\\n%s\\n' slow\n", 0755);
+    return $s->start;
+}
+
+# Children that serve: those that mod_cgid's daemon is not.
+sub serving { my ($s) = @_; return $s->log =~ /Child \d+ started: pid (\d+)/g }
+
+subtest 'all clients in one child, and all its workers blocked' => sub {
+    my $s = slow_server("StartServers 3\nThreadsPerChild 10\nMaxRequestWorkers 60\nMinSpareThreads 10\nMaxSpareThreads 60");
+    my ($one, @others) = serving($s);
+    kill 'STOP', @others;
+    my @clients = clients($s, 25);
+    kill 'CONT', @others;
+    my $begin = monotonic();
+    $_->send("GET /slow.cgi HTTP/1.1\r\nHost: x\r\n\r\n") for @clients;
+    is scalar(grep { $_->response->{body} eq "slow\n" } @clients), 25, 'all are answered';
+    my $all = monotonic() - $begin;
+    $begin = monotonic();
+    Hybrid::Client->new($s->port)->get('/slow.cgi');
+    my $alone = monotonic() - $begin;
+    cmp_ok $all, '<', 2 * $alone, "the last in less than twice the time of one ($all s, $alone s)";
+    cmp_ok kept(@clients), '==', 25, 'and go on';
+};
+
+subtest 'K11: all workers are blocked, and nothing is elsewhere: deadlines are kept, and who waits is answered' => sub {
+    my $s = slow_server("StartServers 1\nThreadsPerChild 2\nMaxRequestWorkers 2\nMinSpareThreads 1\nMaxSpareThreads 64", "KeepAliveTimeout 2\n");
+    my ($idle, $next, @busy) = clients($s, 6);
+    my $begin = monotonic();
+    for my $client (@busy) { $client->send("GET /slow.cgi HTTP/1.1\r\nHost: x\r\n\r\n") }
+    $next->send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    ok $idle->is_closed(10), 'an idle one is closed at its KeepAliveTimeout';
+    is scalar(grep { $_->response->{status} == 200 } @busy, $next), 5, 'those that wait are answered';
+};
+
 subtest 'storms: twenty reloads in two seconds' => sub {
     my $s = server($two)->start;
     my @clients = clients($s, 20);

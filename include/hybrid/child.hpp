@@ -68,6 +68,7 @@ class Child {
     void watch();
     void tick_after(Time t);
     void on_tick();
+    Time stand_in();
     void call_parent(std::uint64_t what);
     void on_signal();
     void end_gracefully(bool hands_over);
@@ -79,6 +80,7 @@ class Child {
     apr_pool_t *pchild_ = nullptr;
     apr_pool_t *pruntime_ = nullptr;
     Ending ending_ = Ending::None;
+    bool stands_in_ = false;
     Fd signals_;
     Fd notices_;
     Fd ticks_;

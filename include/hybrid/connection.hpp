@@ -159,6 +159,7 @@ class Connection : public Runnable, public Timed, public PollTarget {
     Slot &slot_;
     Peer peer_;
     ConnState state_ = kConnEntry;
+    bool was_idle_ = false; // until just now
     bool looked_ = false;
     bool looking_ = false;
     bool late_ = false;

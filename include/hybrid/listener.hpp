@@ -36,6 +36,14 @@ class Listener {
     [[nodiscard]] int listen(ap_listen_rec *listeners) { return acceptor_.open(listeners); }
     /// One look at everything, and a sleep if there is nothing to do. Who polls.
     void round(Worker &self) EXCLUDES(mu_);
+    /// The same, without a sleep, for who stands in for workers that are all blocked: it takes no new connections, and
+    /// sends those that wait to children with idle workers. Child's main thread.
+    struct Attendance {
+        Time again_at;   ///< at the latest; sooner when poll_fd() is readable
+        bool wants_help; ///< some wait, and no worker is idle anywhere
+    };
+    Attendance attend() EXCLUDES(mu_);
+    int poll_fd() const { return poller_.fd(); }
 
     // Any thread from here on.
 
@@ -78,6 +86,9 @@ class Listener {
     static constexpr Duration kEndLingerTime = seconds(2); // for every lingering close once the child ends (S20)
     struct TimerTask;
 
+    bool begin_round(Time now) EXCLUDES(mu_);
+    void take_in(std::span<const epoll_event> events, Time now) EXCLUDES(mu_);
+    bool hand_over_waiting(Time now) EXCLUDES(mu_);
     bool hand_over(Connection &connection) EXCLUDES(mu_);
     bool may_hand_over(Time now);
     void hand_over_all(Time now) EXCLUDES(mu_);
@@ -133,6 +144,7 @@ class Listener {
     bool shed_silent_ = false;
     Time looked_elsewhere_at_ = 0; // who else serves
     bool elsewhere_ = false;
+    Time hand_over_waiting_at_ = 0;
     unsigned asleep_ = 0; // connections, since memory was given back
     Time trim_at_ = 0;
     LookAgain look_again_;

@@ -41,6 +41,8 @@ class Poller {
 
     /// Makes the descriptors; errno when that fails, else 0.
     [[nodiscard]] int open();
+    /// Readable when wait() would return at once.
+    int fd() const { return epoll_.get(); }
 
     /// Reports readiness until told otherwise (listening sockets); of several processes that wait for it, not all are
     /// woken. All return errno or 0.

@@ -105,6 +105,15 @@ class Scheduler {
     /// A token is free and wanted, and no worker is there to have it: one more could go to work at once.
     bool short_of_workers() const EXCLUDES(mu_);
 
+    /// Who looks after the scheduler polls itself, because it is short of workers and can't have another. True: nobody
+    /// else polls until stand_down(), which is due when alone() is not true any more; the hook wake_poller tells.
+    bool stand_in() EXCLUDES(mu_);
+    bool alone() const EXCLUDES(mu_);
+    void stand_down() EXCLUDES(mu_);
+    /// Takes the first piece of work out of the queue that `wanted` agrees to, which is called with the lock held;
+    /// nullptr: there is none.
+    Runnable *pull(bool (*wanted)(void *baton, Runnable &work), void *baton) EXCLUDES(mu_);
+
     /// Lets parked workers leave that were not needed since the last call, but for `keep` workers in all.
     void retire_unneeded(std::size_t keep) EXCLUDES(mu_);
     /// Workers leave when nothing is queued any more.
@@ -143,6 +152,7 @@ class Scheduler {
     std::size_t holders_ GUARDED_BY(mu_) = 0;     // workers with a token
     Runner *poller_ GUARDED_BY(mu_) = nullptr;
     bool asleep_ GUARDED_BY(mu_) = false; // the poller
+    Runner stand_in_;                     // who polls, if it is not a worker
     bool watched_ GUARDED_BY(mu_) = false;
     Runner *top_ GUARDED_BY(mu_) = nullptr; // of the stack of parked ones
     Runner *bottom_ GUARDED_BY(mu_) = nullptr;

@@ -325,6 +325,47 @@ void random_steps(unsigned seed)
     ok(good, "random steps, seed %u", seed);
 }
 
+void standing_in()
+{
+    Stage stage(1);
+    Runner &a = stage.arrive();
+    std::deque<Work> works(3);
+    ok(stage.step(a) == Act::Poll && !stage.scheduler.stand_in(), "somebody polls: nobody need stand in");
+    stage.scheduler.push(works[0]);
+    ok(stage.work_of(a) == &works[0] && !stage.scheduler.stand_in(), "nor while it works with the token");
+    stage.scheduler.detach(stage.tick().at(0));
+    ok(stage.scheduler.stand_in() && stage.scheduler.alone(), "it is blocked, and there is no other");
+    ok(!stage.scheduler.stand_in(), "one can");
+    stage.scheduler.push(works[1]);
+    ok(stage.work_of(a) == &works[1], "it comes back, and goes on with what was found meanwhile");
+    is(stage.wakes, 0, "without who stands in");
+    ok(stage.step(a) == Act::Park, "then it waits for that one to give the post up");
+    ok(stage.wakes == 1 && !stage.scheduler.alone(), "who hears so");
+    stage.scheduler.stand_down();
+    ok(stage.step(a) == Act::Poll, "and polls itself");
+}
+
+void pulling()
+{
+    Stage stage(1);
+    Runner &a = stage.arrive();
+    std::deque<Work> works(4);
+    stage.step(a);
+    for (Work &work : works)
+        stage.scheduler.push(work);
+    const auto pull = [&](Work *which) {
+        return stage.scheduler.pull([](void *wanted, Runnable &work) { return !wanted || wanted == &work; }, which);
+    };
+    Work other;
+    ok(!pull(&other), "what is not queued can't be taken out");
+    ok(pull(&works[3]) == &works[3] && pull(&works[1]) == &works[1], "from the end, from the middle");
+    ok(pull(nullptr) == &works[0], "else the first");
+    stage.scheduler.push(works[1]);
+    ok(stage.work_of(a) == &works[2] && stage.work_of(a) == &works[1] && stage.step(a) == Act::Poll,
+       "the others stay in their order");
+    ok(!pull(nullptr) && stage.scheduler.load().queued == 0, "and then nothing is left");
+}
+
 /// A scheduler with real threads on it, which sleep when they may and count what they run.
 class Crowd {
   public:
@@ -388,6 +429,11 @@ void threads()
             crowd.scheduler.tick(holders);
             for (const auto &holder : holders)
                 crowd.scheduler.detach(holder);
+            if (crowd.scheduler.stand_in()) {
+                while (crowd.scheduler.alone())
+                    std::this_thread::yield();
+                crowd.scheduler.stand_down();
+            }
             std::this_thread::yield();
         }
     });
@@ -418,6 +464,8 @@ int main()
     leaving();
     finishing();
     stopping();
+    standing_in();
+    pulling();
     for (unsigned seed = 1; seed <= 60; ++seed)
         random_steps(seed);
     threads();
