@@ -90,7 +90,6 @@ int Acceptor::open(ap_listen_rec *listeners)
 void Acceptor::on_readable(PollTarget &target, Time now)
 {
     auto &socket = static_cast<Socket &>(target);
-    const Lock lock(mu_);
     if (closed_)
         return;
     for (int left = room(); left > 0 && !pausing() && !used_up(); --left)
@@ -103,16 +102,16 @@ void Acceptor::on_readable(PollTarget &target, Time now)
 }
 
 // How many can be taken at once. Idle connections need no worker, and a queue of short requests none to itself: when
-// nothing has blocked for long, as many as are heard of at once. But what is taken may block, hence not more than there
-// are workers; and while most of them are blocked already, a client beyond their number would wait for one, though
-// another child may be idle or could be started.
+// nothing has blocked for long, as many as are heard of at once. But what is taken may block, hence not many more than
+// there are workers; one in any case, because this child was woken and no other. What has to wait here can still go to
+// another child.
 int Acceptor::room() const
 {
     const Scheduler::Load load = scheduler_.load();
     const int workers = config_.threads_per_child;
+    if (static_cast<int>(load.at_work) >= workers)
+        return 0;
     const int taken = static_cast<int>(load.at_work + load.queued);
-    if (2 * static_cast<int>(load.at_work) > workers)
-        return std::clamp(workers - taken, 0, kAcceptsAtOnce);
     return load.smooth >= kSmoothRun ? kMostAccepts : std::clamp(workers - taken, 1, kAcceptsAtOnce);
 }
 
@@ -156,6 +155,12 @@ ConnectionPtr Acceptor::take_parcel(Time now)
 {
     Parcel parcel;
     const Channel::Received received = channel_.receive(parcel);
+    if (received.error == ENOMSG) {
+        for (Socket &socket : sockets_)
+            if (socket.record && room() > 0)
+                accept_one(socket, now);
+        return nullptr;
+    }
     if (received.error) {
         on_error(received.error, now);
         return nullptr;
@@ -212,6 +217,7 @@ void Acceptor::pause(apr_status_t status, Time now)
     }
     pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
     stop_listening(pause_, now, "Short of resources");
+    channel_.nudge(); // of those that wait for connections only one is woken for each, and that was this child
 }
 
 void Acceptor::stop_listening(Duration length, Time now, const char *why)
@@ -228,7 +234,6 @@ void Acceptor::reconsider(Time now)
 {
     if (now < again_at_.load() || !pausing())
         return;
-    const Lock lock(mu_);
     if (room() == 0) {
         again_at_.store(later(now, kCrowdedPause));
         return;
@@ -251,14 +256,16 @@ void Acceptor::reconsider(Time now)
                  config_.threads_per_child - static_cast<int>(scheduler_.load().at_work));
 }
 
-void Acceptor::close()
+void Acceptor::close(Time now)
 {
-    const Lock lock(mu_);
     if (closed_)
         return;
     closed_ = true;
     for (Socket &socket : sockets_)
         poller_.forget(socket.fd, socket);
+    for (Socket &socket : sockets_)
+        for (int left = kMostAccepts; left > 0 && !pausing() && accept_one(socket, now);)
+            --left;
     ap_close_listeners_ex(listeners_);
 }
 

@@ -39,6 +39,12 @@ int Channel::send(const Parcel &parcel, int fd) const
     return sent < 0 ? errno : 0;
 }
 
+void Channel::nudge() const
+{
+    if (to_ >= 0)
+        static_cast<void>(::send(to_, "", 1, MSG_NOSIGNAL)); // full: they are awake
+}
+
 Channel::Received Channel::receive(Parcel &parcel) const
 {
     if (from_ < 0)
@@ -58,6 +64,8 @@ Channel::Received Channel::receive(Parcel &parcel) const
     while (length < 0 && errno == EINTR);
     if (length < 0)
         return {errno, -1, false};
+    if (length == 1)
+        return {ENOMSG, -1, false};
     const cmsghdr *rights = CMSG_FIRSTHDR(&message);
     if (!rights || rights->cmsg_level != SOL_SOCKET || rights->cmsg_type != SCM_RIGHTS)
         return {message.msg_flags & MSG_CTRUNC ? EMFILE : EPROTO, -1, false};

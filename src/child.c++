@@ -306,6 +306,10 @@ void Child::on_signal()
         end_gracefully(signal != AP_SIG_GRACEFUL_STOP);
         if (signal == kHurry && ending_ == Ending::Graceful)
             listener_->hurry();
+        if (slot_->asked_to_leave()) {
+            slot_->leave();
+            call_parent(kNews);
+        }
     }
 }
 

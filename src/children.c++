@@ -34,7 +34,7 @@ void Children::set_buckets(ap_listen_rec **records, int buckets)
 }
 
 // At once, also while an old generation is still there. What can't be started for want of slots is as soon as a child
-// has gone, and the idle connections of those that end are given up for it.
+// has left one.
 void Children::start(int wanted)
 {
     const std::vector<int> slots = free_slots(look_at_all(), wanted);
@@ -44,7 +44,7 @@ void Children::start(int wanted)
             return;
     to_start_ = wanted - static_cast<int>(slots.size());
     if (to_start_ > 0)
-        hurry_quiescing();
+        ask_for_slots(to_start_);
 }
 
 int Children::open()
@@ -52,31 +52,34 @@ int Children::open()
     if (!config_.one_process && retained_.channel_from == 0)
         if (const int error = Channel::make(retained_.channel_to, retained_.channel_from))
             return error;
-    calls_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    return calls_ ? 0 : errno;
+    if (!config_.one_process && retained_.calls == 0)
+        retained_.calls = std::max(0, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    return config_.one_process || retained_.calls ? 0 : errno;
 }
 
 void Children::wait_for_call(Duration length)
 {
     const Time end = later(now(), length);
     for (Duration left = length; left > 0; left = end - now()) {
-        struct pollfd call = {calls_.get(), POLLIN, 0};
+        struct pollfd call = {retained_.calls, POLLIN, 0};
         if (poll(&call, 1, static_cast<int>(left / milliseconds(1)) + 1) <= 0)
             return; // or a signal
         std::uint64_t calls = 0;
-        [[maybe_unused]] const auto n = read(calls_.get(), &calls, sizeof calls);
-        on_news();
-        if (calls % Child::kNews >= Child::kHelp)
+        [[maybe_unused]] const auto n = read(retained_.calls, &calls, sizeof calls);
+        if (on_news() || calls % Child::kNews >= Child::kHelp)
             return;
     }
 }
 
-void Children::on_news()
+// True: there are slots to be used.
+bool Children::on_news()
 {
     if (former_serves_ && (anybody_up() || to_start_ > 0)) {
         former_serves_ = false;
         retire_former();
+        ask_for_slots(to_start_);
     }
+    return take_slots();
 }
 
 // Of the running generation.
@@ -115,7 +118,15 @@ bool Children::make(int slot)
         return false;
     }
     const Child::Birth birth = {
-        config_, retained_, pconf_, buckets_[slot % bucket_count()], slot, getpid(), calls_.get(), nullptr, nullptr,
+        config_,
+        retained_,
+        pconf_,
+        buckets_[slot % bucket_count()],
+        slot,
+        getpid(),
+        config_.one_process ? -1 : retained_.calls,
+        nullptr,
+        nullptr,
     };
     if (config_.one_process) {
         Child::Birth here = birth;
@@ -174,8 +185,7 @@ void Children::note_started(int slot, pid_t pid)
 void Children::account_quiescing(int slot)
 {
     process_score &score = *ap_get_scoreboard_process(slot);
-    const char before = __atomic_exchange_n(&score.quiescing, static_cast<char>(kAccounted), __ATOMIC_SEQ_CST);
-    if (before == kAccounted)
+    if (!Slot::advance(score, kServing, kAccounted) && !Slot::advance(score, kEnding, kAccounted))
         return;
     --retained_.active_daemons;
     ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf,
@@ -193,140 +203,76 @@ bool Children::serves(int slot)
 void Children::on_gone(int slot, pid_t pid, ap_generation_t generation)
 {
     if (slot == kNoSlot) {
+        --retained_.slotless_daemons;
         ap_run_child_status(ap_server_conf, pid, generation, kNoSlot, MPM_CHILD_EXITED);
         return;
     }
-    process_score &score = *ap_get_scoreboard_process(slot);
-    pid = score.pid;
-    generation = score.generation;
-    for (int row = 0; row < config_.thread_limit; ++row) // it may have had more threads than are configured now (B14)
-        if (ap_get_scoreboard_worker_from_indexes(slot, row)->status != SERVER_DEAD)
-            ap_update_child_status_from_indexes(slot, row, SERVER_DEAD, nullptr);
-    ap_run_child_status(ap_server_conf, pid, generation, slot, MPM_CHILD_EXITED);
-    if (score.quiescing != kAccounted)
+    const process_score &score = *ap_get_scoreboard_process(slot);
+    ap_run_child_status(ap_server_conf, score.pid, score.generation, slot, MPM_CHILD_EXITED);
+    if (score.quiescing < kAccounted)
         --retained_.active_daemons;
     --retained_.total_daemons;
     ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf,
                  "Child %d stopped: pid %d, gen %d, active %d/%d, total %d/%d/%d, quiescing %d", slot,
-                 static_cast<int>(pid), static_cast<int>(generation), retained_.active_daemons, config_.active_limit,
-                 retained_.total_daemons, retained_.max_daemon_used, config_.server_limit, score.quiescing);
+                 static_cast<int>(score.pid), static_cast<int>(score.generation), retained_.active_daemons,
+                 config_.active_limit, retained_.total_daemons, retained_.max_daemon_used, config_.server_limit,
+                 score.quiescing);
+    clear(slot);
+}
+
+void Children::clear(int slot)
+{
+    for (int row = 0; row < config_.thread_limit; ++row) // it may have had more threads than are configured now (B14)
+        if (ap_get_scoreboard_worker_from_indexes(slot, row)->status != SERVER_DEAD)
+            ap_update_child_status_from_indexes(slot, row, SERVER_DEAD, nullptr);
+    process_score &score = *ap_get_scoreboard_process(slot);
     score.not_accepting = 0;
     score.quiescing = kServing;
     score.pid = 0;
 }
 
-SlotView Children::look_at(int slot)
+// Children that end may take as long as they like, but not the slots that others need (K07): they go on without.
+void Children::ask_for_slots(int wanted)
 {
-    const process_score &score = *ap_get_scoreboard_process(slot);
-    SlotView view;
-    view.occupied = score.pid != 0;
-    if (!view.occupied)
-        return view;
-    view.quiescing = score.quiescing != kServing;
-    view.accepting = !score.not_accepting;
-    view.current = score.generation == retained_.mpm->my_generation;
-    view.connections = score.connections;
-    bool up = false;
-    for (int row = 0; row < config_.threads_per_child; ++row) {
-        const int status = ap_get_scoreboard_worker_from_indexes(slot, row)->status;
-        view.idle += status == SERVER_STARTING || status == SERVER_READY;
-        view.active += status >= SERVER_READY && status < SERVER_GRACEFUL;
-        up |= status >= SERVER_READY;
+    std::vector<int> ending;
+    for (int slot = 0; slot < retained_.max_daemon_used; ++slot) {
+        const process_score &score = *ap_get_scoreboard_process(slot);
+        if (score.pid == 0)
+            continue;
+        if (score.quiescing == kAsked)
+            --wanted;
+        else if (score.quiescing == kAccounted)
+            ending.push_back(slot);
     }
-    if (!up)
-        view.idle = config_.threads_per_child; // it was started a while ago, and more forks would not help it
-    else if (view.active > 0)
-        had_healthy_child_ = true;
-    return view;
-}
-
-std::vector<SlotView> Children::look_at_all()
-{
-    std::vector<SlotView> slots(config_.server_limit);
-    int last = -1;
-    for (int i = 0; i < config_.server_limit; ++i) {
-        slots[i] = look_at(i);
-        if (slots[i].occupied)
-            last = i;
-        if (slots[i].occupied && slots[i].quiescing)
-            account_quiescing(i);
-    }
-    retained_.max_daemon_used = last + 1;
-    return slots;
-}
-
-bool Children::had_healthy_one()
-{
-    if (!had_healthy_child_)
-        look_at_all();
-    return had_healthy_child_;
-}
-
-void Children::maintain()
-{
-    const std::vector<SlotView> slots = look_at_all();
-    for (int bucket = 0; bucket < bucket_count(); ++bucket) {
-        const StaffingLimits limits = {
-            bucket_count(),
-            config_.active_limit,
-            config_.max_request_workers,
-            config_.min_spare_threads,
-            config_.max_spare_threads,
-            config_.min_children,
-            retained_.active_daemons,
-            retained_.total_daemons,
-            now(),
-        };
-        StaffingMemory &memory = retained_.staffing[bucket];
-        carry_out(plan_staffing(limits, slots, bucket, memory), memory);
+    std::ranges::stable_sort(ending, {}, [](int slot) { return ap_get_scoreboard_process(slot)->generation; });
+    for (const int slot : ending) {
+        process_score &score = *ap_get_scoreboard_process(slot);
+        if (wanted-- <= 0)
+            return;
+        if (Slot::advance(score, kAccounted, kAsked))
+            ap_mpm_safe_kill(score.pid, AP_SIG_GRACEFUL);
     }
 }
 
-void Children::carry_out(const StaffingPlan &plan, const StaffingMemory &memory)
+// True: some have gone on without. httpd keeps an eye on them from now on, so that a stop ends them, too.
+bool Children::take_slots()
 {
-    say(plan, memory);
-    if (plan.retire >= 0)
-        retire(plan.retire);
-    for (const int slot : plan.spawn)
-        make(slot);
-    if (plan.note == StaffingNote::ScoreboardFull)
-        hurry_quiescing();
-}
-
-void Children::say(const StaffingPlan &plan, const StaffingMemory &memory)
-{
-    switch (plan.note) {
-    case StaffingNote::AtMaxRequestWorkers:
-        if (!std::exchange(retained_.maxclients_reported, 1))
-            ap_log_error(APLOG_MARK, APLOG_ERR, 0, ap_server_conf,
-                         APLOGNO(00484) "server reached MaxRequestWorkers setting, consider raising the "
-                                        "MaxRequestWorkers setting");
-        break;
-    case StaffingNote::NearMaxRequestWorkers:
-        if (!std::exchange(retained_.near_maxclients_reported, 1))
-            ap_log_error(APLOG_MARK, APLOG_ERR, 0, ap_server_conf,
-                         APLOGNO(10159) "server is within MinSpareThreads of MaxRequestWorkers, consider raising the "
-                                        "MaxRequestWorkers setting");
-        break;
-    case StaffingNote::ScoreboardFull:
-        ap_log_error(APLOG_MARK, APLOG_ERR, 0, ap_server_conf,
-                     APLOGNO(03490) "scoreboard is full, not at MaxRequestWorkers.Increase ServerLimit.");
-        break;
-    case StaffingNote::Busy:
+    bool taken = false;
+    for (int slot = 0; slot < retained_.max_daemon_used; ++slot) {
+        const process_score &score = *ap_get_scoreboard_process(slot);
+        if (score.pid == 0 || __atomic_load_n(&score.quiescing, __ATOMIC_ACQUIRE) != kLeft)
+            continue;
         ap_log_error(APLOG_MARK, APLOG_INFO, 0, ap_server_conf,
-                     APLOGNO(00486) "server seems busy, (you may need to increase StartServers, ThreadsPerChild or "
-                                    "Min/MaxSpareThreads), spawning %d children, there are around %d idle threads, %d "
-                                    "active children, and %d children that are shutting down",
-                     static_cast<int>(plan.spawn.size()), plan.idle, retained_.active_daemons, retained_.total_daemons);
-        break;
-    case StaffingNote::AtActiveLimit:
-        ap_log_error(APLOG_MARK, APLOG_TRACE1, 0, ap_server_conf,
-                     "server is at active daemons limit: active %d/%d, rate %d", retained_.active_daemons,
-                     config_.active_limit, memory.spawn_rate);
-        break;
-    case StaffingNote::None:
-        break;
+                     HYBLOGNO(0011) "child %d (generation %d) ends without a slot in the scoreboard: another needs it",
+                     static_cast<int>(score.pid), static_cast<int>(score.generation));
+        ap_run_child_status(ap_server_conf, score.pid, score.generation, slot, MPM_CHILD_LOST_SLOT);
+        ap_register_extra_mpm_process(score.pid, score.generation);
+        ++retained_.slotless_daemons;
+        --retained_.total_daemons;
+        clear(slot);
+        taken = true;
     }
+    return taken;
 }
 
 void Children::retire(int slot, int signal)
@@ -373,14 +319,26 @@ bool Children::alone() const
         std::ifstream file(thread->path() / "children");
         known |= file.is_open();
         for (apr_proc_t process{}; file >> process.pid;)
-            if (ap_find_child_by_pid(&process) < 0)
+            if (ap_find_child_by_pid(&process) < 0 && !without_slot(process.pid))
                 return false;
     }
     return known && !error;
 }
 
+// One of ours that httpd keeps an eye on: it can only be asked so.
+bool Children::without_slot(pid_t pid)
+{
+    ap_generation_t generation;
+    const bool ours = ap_unregister_extra_mpm_process(pid, &generation);
+    if (ours)
+        ap_register_extra_mpm_process(pid, generation);
+    return ours;
+}
+
 bool Children::any_left()
 {
+    if (retained_.slotless_daemons > 0)
+        return true;
     for (int slot = 0; slot < retained_.max_daemon_used; ++slot)
         if (ap_get_scoreboard_process(slot)->pid != 0)
             return true;

@@ -44,7 +44,7 @@ bool Connection::movable(const Dormancy &dormancy)
 {
     if (opened())
         return (state_ == ConnState::KeepAlive || was_idle_) && sleep(dormancy);
-    return !late_ && peer_.expects != Expects::Nothing && peer_.expects != Expects::Record;
+    return !late_;
 }
 
 Parcel Connection::parcel() const

@@ -8,7 +8,7 @@ namespace hybrid {
 
 void Listener::end()
 {
-    acceptor_.close();
+    acceptor_.close(now());
     ended_.store(true);
     scheduler_.finish();
     callbacks_.notify(callbacks_.child);
@@ -17,7 +17,6 @@ void Listener::end()
 void Listener::drain(bool hands_over)
 {
     hands_over_.store(hands_over);
-    acceptor_.close(); // also when nobody polls at the moment
     slot_.quiesce();
     set_mode(Mode::Drain);
 }
@@ -35,6 +34,7 @@ void Listener::follow_mode(Time now)
         seen_mode_ = mode;
         return;
     }
+    acceptor_.close(now);
     if (seen_mode_ == Mode::Serve) {
         Lock lock(mu_);
         std::vector<Timed *> lingering;

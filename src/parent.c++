@@ -166,6 +166,8 @@ bool Parent::on_exit(const apr_proc_t &process, apr_exit_why_e why, int status)
             retained_.staffing[slot % retained_.mpm->num_buckets].spawn_rate = 1; // short of something: slowly
         else
             children_.replace(slot);
+    } else if (ap_generation_t generation; ap_unregister_extra_mpm_process(process.pid, &generation)) {
+        children_.on_gone(kNoSlot, process.pid, generation);
     } else if (apr_proc_other_child_alert(&reaped, APR_OC_REASON_DEATH, status) != 0 && retained_.mpm->was_graceful) {
         ap_log_error(APLOG_MARK, APLOG_WARNING, 0, ap_server_conf,
                      APLOGNO(00488) "long lost child came home! (pid %ld)", static_cast<long>(process.pid));

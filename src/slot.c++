@@ -2,23 +2,15 @@
 
 namespace hybrid {
 
-namespace {
-
-std::uint32_t load(const std::uint32_t &count)
-{
-    return __atomic_load_n(&count, __ATOMIC_RELAXED);
-}
-
-} // namespace
-
 Slot::Slot(int index, int thread_limit)
-    : process_(ap_get_scoreboard_process(index)), index_(index), thread_limit_(thread_limit)
+    : index_(index), thread_limit_(thread_limit), process_(ap_get_scoreboard_process(index))
 {
-    process_->not_accepting = 0;
-    process_->connections = process_->write_completion = process_->lingering_close = 0;
-    process_->keep_alive = process_->suspended = 0;
+    process_score &process = *process_;
+    process.not_accepting = 0;
+    process.connections = process.write_completion = process.lingering_close = 0;
+    process.keep_alive = process.suspended = 0;
 #ifdef HYBRID_HAVE_PROCESS_SCORE_WAIT_IO
-    process_->wait_io = 0;
+    process.wait_io = 0;
 #endif
 }
 
@@ -52,59 +44,86 @@ void Slot::worker_status(int row, int status)
     ap_update_child_status_from_indexes(index_, row, status, nullptr);
 }
 
-std::uint32_t *Slot::count_of(ConnState state) const
+Slot::Count Slot::count_of(ConnState state)
 {
     switch (state) {
-#ifdef HYBRID_HAVE_PROCESS_SCORE_WAIT_IO
     case ConnState::WaitIo:
-        return &process_->wait_io;
-#endif
+        return WaitingIo;
     case ConnState::WriteCompletion:
-        return &process_->write_completion;
+        return Writing;
     case ConnState::KeepAlive:
-        return &process_->keep_alive;
+        return KeptAlive;
     case ConnState::Suspended:
-        return &process_->suspended;
+        return Held;
     case ConnState::Linger:
     case ConnState::Lingering:
-        return &process_->lingering_close;
+        return Closing;
+    default:
+        return Counts;
+    }
+}
+
+std::uint32_t *Slot::shown(process_score &process, Count count)
+{
+    switch (count) {
+    case Connections:
+        return &process.connections;
+#ifdef HYBRID_HAVE_PROCESS_SCORE_WAIT_IO
+    case WaitingIo:
+        return &process.wait_io;
+#endif
+    case Writing:
+        return &process.write_completion;
+    case KeptAlive:
+        return &process.keep_alive;
+    case Held:
+        return &process.suspended;
+    case Closing:
+        return &process.lingering_close;
     default:
         return nullptr;
     }
 }
 
+void Slot::add(Count count, int difference)
+{
+    if (count == Counts)
+        return;
+    counts_[count].fetch_add(difference, std::memory_order_relaxed);
+    if (std::uint32_t *there = shown(*process_.load(std::memory_order_relaxed), count))
+        __atomic_add_fetch(there, difference, __ATOMIC_RELAXED);
+}
+
 void Slot::opened()
 {
-    __atomic_add_fetch(&process_->connections, 1, __ATOMIC_RELAXED);
+    add(Connections, 1);
 }
 
 void Slot::moved(ConnState from, ConnState to)
 {
-    std::uint32_t *left = count_of(from);
-    std::uint32_t *joined = count_of(to);
+    const Count left = count_of(from);
+    const Count joined = count_of(to);
     if (left != joined) {
-        if (left)
-            __atomic_sub_fetch(left, 1, __ATOMIC_RELAXED);
-        if (joined)
-            __atomic_add_fetch(joined, 1, __ATOMIC_RELAXED);
+        add(left, -1);
+        add(joined, 1);
     }
     if (to == ConnState::Closed)
-        __atomic_sub_fetch(&process_->connections, 1, __ATOMIC_RELAXED);
+        add(Connections, -1);
 }
 
 unsigned Slot::connections() const
 {
-    return load(process_->connections);
+    return counts_[Connections].load(std::memory_order_relaxed);
 }
 
 unsigned Slot::closing() const
 {
-    return load(process_->lingering_close);
+    return counts_[Closing].load(std::memory_order_relaxed);
 }
 
 unsigned Slot::suspended() const
 {
-    return load(process_->suspended);
+    return counts_[Held].load(std::memory_order_relaxed);
 }
 
 Slot::Elsewhere Slot::look_elsewhere() const
@@ -131,14 +150,17 @@ Slot::Elsewhere Slot::look_elsewhere() const
 
 void Slot::set_accepting(bool accepting)
 {
-    process_->not_accepting = !accepting;
+    process_.load()->not_accepting = !accepting;
+}
+
+bool Slot::advance(process_score &score, char from, char to)
+{
+    return __atomic_compare_exchange_n(&score.quiescing, &from, to, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
 void Slot::quiesce()
 {
-    char serving = kServing; // the parent may have said kAccounted already
-    __atomic_compare_exchange_n(&process_->quiescing, &serving, static_cast<char>(kEnding), false, __ATOMIC_SEQ_CST,
-                                __ATOMIC_SEQ_CST);
+    advance(*process_, kServing, kEnding); // the parent may have said kAccounted already
     for (int row = 0; row < thread_limit_; ++row)
         if (ap_get_scoreboard_worker_from_indexes(index_, row)->status != SERVER_DEAD)
             ap_update_child_status_from_indexes(index_, row, SERVER_GRACEFUL, nullptr);
@@ -146,7 +168,26 @@ void Slot::quiesce()
 
 bool Slot::quiescing() const
 {
-    return __atomic_load_n(&process_->quiescing, __ATOMIC_RELAXED) != kServing;
+    return __atomic_load_n(&process_.load(std::memory_order_relaxed)->quiescing, __ATOMIC_RELAXED) != kServing;
+}
+
+bool Slot::asked_to_leave() const
+{
+    return __atomic_load_n(&process_.load()->quiescing, __ATOMIC_SEQ_CST) == kAsked;
+}
+
+// ap_scoreboard_image is this process's own; only what it points to is shared. Who is writing at this moment has done
+// so long before the slot is anybody else's, which is another process's start away.
+void Slot::leave()
+{
+    process_score &former = *process_;
+    worker_score *rows = ap_scoreboard_image->servers[index_];
+    nowhere_rows_.assign(rows, rows + thread_limit_);
+    nowhere_ = former;
+    nowhere_.quiescing = kAccounted;
+    ap_scoreboard_image->servers[index_] = nowhere_rows_.data();
+    process_.store(&nowhere_);
+    __atomic_store_n(&former.quiescing, static_cast<char>(kLeft), __ATOMIC_SEQ_CST);
 }
 
 } // namespace hybrid

@@ -22,8 +22,10 @@ Count count_bucket(const StaffingLimits &limits, std::span<const SlotView> slots
             count.free.push_back(i);
             continue;
         }
+        if (slot.quiescing)
+            continue;
         count.active += slot.active;
-        if (slot.quiescing || !slot.accepting || !slot.current)
+        if (!slot.accepting || !slot.current)
             continue;
         count.idle += slot.idle;
         if (count.cheapest < 0 || slot.connections <= slots[count.cheapest].connections)
@@ -47,20 +49,18 @@ void plan_spawn(const StaffingLimits &limits, Count &count, StaffingMemory &memo
         memory.spawn_rate = 1;
         return;
     }
-    if (count.free.empty()) {
-        plan.note = StaffingNote::ScoreboardFull;
+    int wanted = std::min(memory.spawn_rate, std::max(0, limits.active_limit - limits.active_children));
+    if (wanted == 0) {
+        plan.note = StaffingNote::AtActiveLimit;
+        memory.spawn_rate = 1;
+        ++memory.hold_off; // taken back below: the rate stays where it is
+    } else if (count.free.empty()) {
+        plan.note = StaffingNote::NoSlot;
+        plan.wanted = wanted;
         memory.spawn_rate = 1;
         return;
     }
-    int wanted = std::min<int>(count.free.size(), memory.spawn_rate);
-    if (wanted + limits.active_children > limits.active_limit) {
-        wanted = std::max(0, limits.active_limit - limits.active_children);
-        if (wanted == 0) {
-            plan.note = StaffingNote::AtActiveLimit;
-            memory.spawn_rate = 1;
-            ++memory.hold_off; // taken back below: the rate stays where it is
-        }
-    }
+    wanted = std::min<int>(count.free.size(), wanted);
     if (memory.spawn_rate >= 8)
         plan.note = StaffingNote::Busy;
     count.free.resize(wanted);

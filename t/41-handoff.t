@@ -212,6 +212,36 @@ subtest 'K11: all workers are blocked, and nothing is elsewhere: deadlines are k
     is scalar(grep { $_->response->{status} == 200 } @busy, $next), 5, 'those that wait are answered';
 };
 
+subtest 'K07: downloads that hold former generations take no slot from the next, and none of its workers' => sub {
+    my $s = server("StartServers 2\nServerLimit 4\nThreadsPerChild 2\nMaxRequestWorkers 8\nMinSpareThreads 1\nMaxSpareThreads 8",
+        "ListenBacklog 511\n", level => 'info mpm_hybrid:debug');
+    $s->file('big', 'x' x 8_000_000);
+    $s->start;
+    my @downloads;
+    for (1 .. 10) {
+        my $client = Hybrid::Client->new($s->port, rcvbuf => 65_536);
+        $client->send("GET /big HTTP/1.1\r\nHost: x\r\n\r\n");
+        $client->read_until(qr/\r\n\r\n/);
+        push @downloads, $client;
+        $s->graceful;
+        ok wait_for(sub { eval { $s->status->{ParentServerMPMGeneration} } == @downloads }, 10), 'generation ' . @downloads . ' serves';
+    }
+    my @children = $s->children;
+    cmp_ok scalar(@children), '>', 8, 'more children than slots: ' . @children;
+    ok wait_for(sub { $s->status->{IdleWorkers} >= 3 }, 10), 'of which the last generation has enough';
+    like $s->log, qr/HYB0011: child \d+ \(generation \d+\) ends without a slot/, 'the log says how';
+    is scalar(grep { length($_->read_bytes(8_000_000)) == 8_000_000 } @downloads), 10, 'all downloads come to their end';
+    ok wait_for(sub { $s->children <= 4 }, 20), 'then their children, too';
+    unlike $s->log, qr/:(?:error|crit|alert|emerg)\]/, 'the log is quiet';
+    my $client = Hybrid::Client->new($s->port, rcvbuf => 65_536);
+    $client->send("GET /big HTTP/1.1\r\nHost: x\r\n\r\n");
+    $client->read_until(qr/\r\n\r\n/);
+    $s->graceful for 1 .. 3;
+    push @children, $s->children;
+    cmp_ok $s->stop, '<', 8, 'a stop ends those without a slot, too';
+    ok wait_for(sub { !grep { Hybrid::Server::_alive($_) } @children }, 5), 'all of them';
+};
+
 subtest 'storms: twenty reloads in two seconds' => sub {
     my $s = server($two)->start;
     my @clients = clients($s, 20);

@@ -4,7 +4,6 @@
 
 #include "hybrid/channel.hpp"
 #include "hybrid/connection.hpp"
-#include "hybrid/mutex.hpp"
 #include "hybrid/poller.hpp"
 
 #include <atomic>
@@ -33,14 +32,15 @@ class Acceptor {
 
     /// Takes what is there, several at a time, and hands it to the scheduler. Stops listening after an error that says
     /// something has run out (K14), and for a moment at a time while most workers are blocked.
-    void on_readable(PollTarget &socket, Time now) EXCLUDES(mu_);
+    void on_readable(PollTarget &socket, Time now);
     /// Listens again when that is due. Call it before every wait.
-    void reconsider(Time now) EXCLUDES(mu_);
+    void reconsider(Time now);
     /// When to call reconsider() at the latest.
     Time next_due() const { return again_at_.load(); }
 
-    /// Closes this child's copies of the sockets, for good. Any thread.
-    void close() EXCLUDES(mu_);
+    /// Closes this child's copies of the sockets, for good. What has come by then is taken: it may have woken us and
+    /// nobody else.
+    void close(Time now);
 
     /// MaxConnectionsPerChild have been accepted.
     bool used_up() const { return accepts_left_ <= 0; }
@@ -60,12 +60,12 @@ class Acceptor {
         const sockaddr *local = nullptr;
     };
 
-    bool accept_one(Socket &socket, Time now) REQUIRES(mu_);
-    ConnectionPtr take_client(Socket &socket, Time now) REQUIRES(mu_);
-    ConnectionPtr take_parcel(Time now) REQUIRES(mu_);
-    void on_error(apr_status_t status, Time now) REQUIRES(mu_);
-    void pause(apr_status_t status, Time now) REQUIRES(mu_);
-    void stop_listening(Duration length, Time now, const char *why) REQUIRES(mu_);
+    bool accept_one(Socket &socket, Time now);
+    ConnectionPtr take_client(Socket &socket, Time now);
+    ConnectionPtr take_parcel(Time now);
+    void on_error(apr_status_t status, Time now);
+    void pause(apr_status_t status, Time now);
+    void stop_listening(Duration length, Time now, const char *why);
     int room() const;
     bool descriptors_left(int listening);
 
@@ -86,9 +86,7 @@ class Acceptor {
     int descriptor_limit_; // connections get numbers below this, files that requests need the rest
     int most_connections_ = INT_MAX;
     bool near_limit_ = false;
-
-    Mutex mu_; // for close(); the rest is only called by who polls
-    bool closed_ GUARDED_BY(mu_) = false;
+    bool closed_ = false;
 };
 
 } // namespace hybrid

@@ -47,8 +47,11 @@ class Channel {
     /// Nobody may poll `fd` any more: its events would go on coming here.
     [[nodiscard]] int send(const Parcel &parcel, int fd) const;
 
+    /// Wakes one of those that poll: what somebody else was woken for is left undone.
+    void nudge() const;
+
     struct Received {
-        int error;       ///< errno or 0
+        int error;       ///< errno or 0; ENOMSG for a nudge
         int fd;          ///< the caller's now, if there is no error
         bool understood; ///< else the parcel says nothing
     };

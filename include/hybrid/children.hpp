@@ -61,7 +61,11 @@ class Children {
     Child *here() const { return here_; }
 
   private:
-    void on_news();
+    bool on_news();
+    void clear(int slot);
+    void ask_for_slots(int wanted);
+    bool take_slots();
+    static bool without_slot(pid_t pid);
     bool anybody_up();
     void retire_former();
     int bucket_count() const { return retained_.mpm->num_buckets; }
@@ -80,7 +84,6 @@ class Children {
     apr_pool_t *const pconf_;
     std::vector<ap_listen_rec *> buckets_;
     Child *here_ = nullptr;
-    Fd calls_; // an eventfd that all children write to
     bool had_healthy_child_ = false;
     bool former_serves_ = false;
     int to_start_ = 0;

@@ -5,6 +5,10 @@
 #include "hybrid/conn_state.hpp"
 #include "hybrid/httpd.hpp"
 
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
 namespace hybrid {
 
 /// Any thread of the child, unless said otherwise.
@@ -44,14 +48,27 @@ class Slot {
     /// The child ends gracefully: it says so, and all its rows do.
     void quiesce();
     bool quiescing() const;
+    /// The parent wants the slot back.
+    bool asked_to_leave() const;
+    /// From now on what is written goes nowhere. Child's main thread.
+    void leave();
+
+    /// Steps from one Quiescing to the next, if `score` is there. Parent and child.
+    static bool advance(process_score &score, char from, char to);
 
   private:
     void show(int row, ap_generation_t generation, int status);
-    std::uint32_t *count_of(ConnState state) const;
+    enum Count { Connections, WaitingIo, Writing, KeptAlive, Held, Closing, Counts };
+    static Count count_of(ConnState state);
+    static std::uint32_t *shown(process_score &process, Count count);
+    void add(Count count, int difference);
 
-    process_score *process_;
-    int index_;
-    int thread_limit_;
+    const int index_;
+    const int thread_limit_;
+    std::atomic<process_score *> process_;
+    std::atomic<std::uint32_t> counts_[Counts] = {}; // what the scoreboard shows, too
+    process_score nowhere_{};                        // instead of the slot that was left
+    std::vector<worker_score> nowhere_rows_;
 };
 
 /// What a slot's `quiescing` says, in child and parent.
@@ -59,6 +76,8 @@ enum Quiescing : char {
     kServing = 0,
     kEnding = 1,    ///< the child decided or was told to end gracefully
     kAccounted = 2, ///< and the parent no longer counts it as active
+    kAsked = 3,     ///< it wants the slot back
+    kLeft = 4,      ///< the child has left it
 };
 
 } // namespace hybrid

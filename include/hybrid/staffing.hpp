@@ -49,7 +49,7 @@ enum class StaffingNote {
     None,
     AtMaxRequestWorkers,   ///< AH00484
     NearMaxRequestWorkers, ///< AH10159
-    ScoreboardFull,        ///< AH03490
+    NoSlot,                ///< `wanted` slots are needed, that children have which are ending
     AtActiveLimit,         ///< traced only
     Busy,                  ///< AH00486
 };
@@ -58,6 +58,7 @@ struct StaffingPlan {
     std::vector<int> spawn; ///< free slots to start a child in
     int retire = -1;        ///< slot of the child to end gracefully
     StaffingNote note = StaffingNote::None;
+    int wanted = 0;
     int idle = 0; ///< idle workers counted
 };
 

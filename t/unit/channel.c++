@@ -122,6 +122,15 @@ void test_other_version()
     is(arrived.keepalives, 0, "nothing is taken from the parcel");
 }
 
+void test_nudge()
+{
+    const Ends ends;
+    ends.channel().nudge();
+    Parcel parcel;
+    is(ends.channel().receive(parcel).error, ENOMSG, "a nudge is no connection");
+    is(ends.channel().receive(parcel).error, EAGAIN, "and comes once");
+}
+
 void test_none()
 {
     const Channel none;
@@ -139,6 +148,7 @@ int main()
     test_full();
     test_no_descriptor();
     test_other_version();
+    test_nudge();
     test_none();
     return done();
 }

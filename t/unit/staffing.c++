@@ -88,8 +88,8 @@ const char *words(StaffingNote note)
         return "at max";
     case StaffingNote::NearMaxRequestWorkers:
         return "near max";
-    case StaffingNote::ScoreboardFull:
-        return "full";
+    case StaffingNote::NoSlot:
+        return "no slot";
     case StaffingNote::AtActiveLimit:
         return "at active limit";
     case StaffingNote::Busy:
@@ -187,14 +187,16 @@ void test_limits_reached()
          "spawn [] retire -1, at max, idle 0, rate 1 hold 3", small);
     look("MaxRequestWorkers, some idle: AH10159", 4 * child(1) + 4 * kFree, {8, 3},
          "spawn [] retire -1, near max, idle 4, rate 1 hold 3", small);
-    look("workers of ending children are active, too", Slots{child(0), child(0), child(0), quiescing(3)} + 4 * kFree,
-         {2, 0}, "spawn [] retire -1, at max, idle 0, rate 1 hold 0", small);
+    look("children that end take none of it, whatever they are at (K07)",
+         Slots{child(0), child(0), child(0), quiescing(3)} + 4 * kFree, {1, 0},
+         "spawn [4] retire -1, none, idle 0, rate 2 hold 0", small);
     look("one worker fewer is below MaxRequestWorkers", 4 * child(0) + 4 * kFree, {1, 0},
          "spawn [4] retire -1, none, idle 0, rate 2 hold 0", [](StaffingLimits &limits) { limits.max_workers = 101; });
     look("MaxRequestWorkers goes before a full scoreboard", 4 * child(0), {1, 0},
          "spawn [] retire -1, at max, idle 0, rate 1 hold 0", small);
-    look("no free slot below MaxRequestWorkers: AH03490 (P08)", 2 * child(0) + 2 * starting() + 2 * quiescing(0),
-         {8, 2}, "spawn [] retire -1, full, idle 50, rate 1 hold 2");
+    look("no free slot below MaxRequestWorkers (P08, K07): one that ends must leave its own",
+         2 * child(0) + 2 * starting() + 2 * quiescing(0), {8, 2},
+         "spawn [] retire -1, no slot, idle 50, rate 1 hold 2");
     look("at the active limit: none, the rate is 1 and stays so", 2 * child(0) + 2 * starting() + 4 * kFree, {8, 0},
          "spawn [] retire -1, at active limit, idle 50, rate 1 hold 0", small);
     look("at the active limit holding off is not used up", 2 * child(0) + 2 * starting() + 4 * kFree, {8, 5},
@@ -251,7 +253,7 @@ void test_buckets()
         "its share of MaxRequestWorkers not reached", slots, {1, 0}, "spawn [5] retire -1, none, idle 0, rate 2 hold 0",
         [](StaffingLimits &limits) { limits.buckets = 2, limits.max_workers = 102; }, 1);
     look("its share of the scoreboard full", Slots{child(0), kFree, child(0), kFree}, {2, 0},
-         "spawn [] retire -1, full, idle 0, rate 1 hold 0", two);
+         "spawn [] retire -1, no slot, idle 0, rate 1 hold 0", two);
     look("three buckets: the last one's slots", 3 * child(0) + 6 * kFree, {4, 0},
          "spawn [5 8] retire -1, none, idle 0, rate 8 hold 0", three, 2);
     look("three buckets share the spawn rate, too: below a third of 32 it doubles", 3 * child(0) + 6 * kFree, {8, 0},
