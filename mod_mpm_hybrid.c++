@@ -202,6 +202,9 @@ static const command_rec hybrid_directives[] = {
     HYBRID_NUMBER("ThreadLimit", thread_limit,
                   "Maximum number of worker threads per child process for this run of Apache - Upper limit for "
                   "ThreadsPerChild"),
+    HYBRID_NUMBER(
+        "GracefulRestartTimeout", drain_limit,
+        "Seconds after which a child that ends gracefully ends what is left; 0: it takes as long as it takes"),
     AP_INIT_TAKE1("AsyncRequestWorkerFactor", hybrid_set_factor, nullptr, RSRC_CONF,
                   "Accepted for mpm_event's sake; idle connections need no workers"),
     AP_INIT_TAKE12(

@@ -20,8 +20,7 @@ namespace {
 /// nine seconds (ap_reclaim_child_processes() in server/mpm_unix.c); nobody should wait for that.
 constexpr Duration kPatience = milliseconds(250);
 
-/// With MaxMemFree, unused pools that are kept for the next connections. As many as short connections need at a time:
-/// new memory for each would cost more than the connection.
+constexpr std::size_t kMostHolders = 100; // lines in the log
 
 constexpr Duration kSparePeriod = seconds(30); // threads that were not needed for so long are ended
 
@@ -214,7 +213,7 @@ void Child::serve()
     const int kept = birth_.config.tokens_per_child;
     Time review_at = later(now(), kSparePeriod);
     while (!listener_->ended() && ending_ != Ending::Now) {
-        Time until = workers_->reap() > kept ? review_at : kNever;
+        Time until = std::min(ends_by_, workers_->reap() > kept ? review_at : kNever);
         if (stands_in_)
             until = std::min(until, stand_in());
         const Duration left = std::max<Duration>(0, until - now());
@@ -224,6 +223,8 @@ void Child::serve()
             scheduler_->retire_unneeded(kept);
             review_at = later(now(), kSparePeriod);
         }
+        if (now() >= ends_by_)
+            end_overdue();
         if (ready <= 0)
             continue;
         if (waits[2].revents && take_count(ticks_))
@@ -318,9 +319,32 @@ void Child::end_gracefully(bool hands_over)
     if (ending_ != Ending::None)
         return;
     ending_ = Ending::Graceful;
+    if (birth_.config.drain_limit > 0)
+        ends_by_ = later(now(), seconds(birth_.config.drain_limit));
     set_mpm_state(birth_.retained, AP_MPMQ_STOPPING); // from now on answers say "Connection: close"
     listener_->drain(hands_over);
     ap_run_child_stopping(pchild_, 1);
+}
+
+// GracefulRestartTimeout. Who is to blame?
+void Child::end_overdue()
+{
+    ends_by_ = kNever;
+    if (ending_ == Ending::Now)
+        return;
+    std::vector<std::string> holders;
+    workers_->describe(holders, now());
+    listener_->describe(holders, now());
+    const std::size_t shown = std::min(holders.size(), kMostHolders);
+    for (std::size_t i = 0; i < shown; ++i)
+        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, ap_server_conf,
+                     HYBLOGNO(0012) "GracefulRestartTimeout is over, ending without waiting for %s",
+                     holders[i].c_str());
+    if (holders.size() > shown)
+        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, ap_server_conf,
+                     HYBLOGNO(0013) "GracefulRestartTimeout is over, ending without waiting for %d more",
+                     static_cast<int>(holders.size() - shown));
+    end_now();
 }
 
 void Child::end_now()

@@ -3,6 +3,7 @@
 #include "hybrid/arrival.hpp"
 #include "hybrid/request_timeouts.hpp"
 
+#include <arpa/inet.h>
 #include <cerrno>
 #include <new>
 #include <sys/socket.h>
@@ -254,6 +255,26 @@ Connection::Here Connection::look_live()
     }
     apr_brigade_cleanup(look_);
     return here;
+}
+
+std::string Connection::describe(const std::string &host, const std::string &request, Duration length) const
+{
+    char address[INET6_ADDRSTRLEN] = "?";
+    const bool v4 = peer_.address.any.sa_family == AF_INET;
+    inet_ntop(peer_.address.any.sa_family,
+              v4 ? static_cast<const void *>(&peer_.address.v4.sin_addr) : &peer_.address.v6.sin6_addr, address,
+              sizeof address);
+    return std::string("client ") + address + ":" +
+           std::to_string(ntohs(v4 ? peer_.address.v4.sin_port : peer_.address.v6.sin6_port)) + ", host " +
+           (host.empty() ? "-" : host) + ", request \"" + (request.empty() ? "-" : request) + "\", " +
+           facts(state_).words + ", " + std::to_string(length / seconds(1)) + " s";
+}
+
+std::string Connection::describe(Duration length) const
+{
+    const server_rec *server = request_ ? request_->server : timeouts_of_;
+    const char *request = request_ ? request_->the_request : nullptr;
+    return describe(server->server_hostname ? server->server_hostname : "", request ? request : "", length);
 }
 
 Connection *Connection::of(const conn_rec *c)

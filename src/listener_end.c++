@@ -77,6 +77,17 @@ bool Listener::drained(Time now)
     return true;
 }
 
+// What is idle, or only now arriving, is about to go in any case.
+void Listener::describe(std::vector<std::string> &lines, Time now)
+{
+    suspended_.describe(lines);
+    std::vector<Timed *> waiting;
+    Lock lock(mu_);
+    io_.collect(waiting);
+    for (const Timed *item : waiting)
+        lines.push_back(static_cast<const Connection *>(item)->describe(now - (item->expires - item->length)));
+}
+
 // Those that other children will take stay for that.
 void Listener::shed_idle()
 {

@@ -7,7 +7,7 @@ namespace hybrid {
 void Suspended::hold(ConnectionPtr connection)
 {
     Lock lock(mu_);
-    held_.push_back({connection.release()});
+    held_.push_back({connection.release(), now()});
 }
 
 std::uint64_t Suspended::callback_begins()
@@ -41,6 +41,14 @@ std::vector<ConnectionPtr> Suspended::take_released()
         held_.erase(held_.begin() + i);
     }
     return released;
+}
+
+void Suspended::describe(std::vector<std::string> &lines) const
+{
+    const Time t = now();
+    Lock lock(mu_);
+    for (const Held &held : held_)
+        lines.push_back(held.connection->describe("", "", t - held.since));
 }
 
 bool Suspended::empty() const

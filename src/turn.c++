@@ -30,7 +30,7 @@ Interest take_sense(conn_state_t &mailbox, Interest by_default)
 void Turn::run(Runnable &connection, Worker &worker) noexcept
 {
     ConnectionPtr owned(static_cast<Connection *>(&connection));
-    worker.set_socket(owned->fd());
+    worker.set_client(owned.get());
     Turn(std::move(owned), worker).go();
 }
 
@@ -44,7 +44,7 @@ void Turn::go()
     }
     // Whoever took the connection over may have closed it by now; the socket was forgotten before that.
     if (connection_) {
-        worker_.set_socket(-1);
+        worker_.set_client(nullptr);
         worker_.listener.drop(std::move(connection_));
     }
 }
@@ -194,7 +194,7 @@ void Turn::wait_for_rest()
     status(SERVER_BUSY_READ);
     connection_->suspend();
     connection_->transit(ConnEvent::WantRest);
-    worker_.set_socket(-1);
+    worker_.set_client(nullptr);
     worker_.listener.park(std::move(connection_), Interest::Readable, length);
 }
 
@@ -206,7 +206,7 @@ void Turn::wait_for_io()
     const Interest what = take_sense(mailbox(), Interest::Readable);
     connection_->set_looked(true); // its module reads
     connection_->transit(ConnEvent::WantIo);
-    worker_.set_socket(-1);
+    worker_.set_client(nullptr);
     worker_.listener.park(std::move(connection_), what, length);
 }
 
@@ -217,7 +217,7 @@ void Turn::wait_to_write()
     connection_->suspend();
     const Interest what = take_sense(mailbox(), Interest::Writable);
     connection_->transit(ConnEvent::WantFlush);
-    worker_.set_socket(-1);
+    worker_.set_client(nullptr);
     worker_.listener.park(std::move(connection_), what, length);
 }
 
@@ -233,7 +233,7 @@ void Turn::go_idle()
     status(SERVER_BUSY_KEEPALIVE);
     connection_->suspend();
     connection_->transit(ConnEvent::WantIdle);
-    worker_.set_socket(-1);
+    worker_.set_client(nullptr);
     worker_.listener.park(std::move(connection_), Interest::Readable, length);
 }
 
@@ -243,7 +243,7 @@ void Turn::yield()
     mailbox().state = CONN_STATE_READ_REQUEST_LINE;
     connection_->suspend();
     connection_->transit(ConnEvent::WantTurn);
-    worker_.set_socket(-1);
+    worker_.set_client(nullptr);
     worker_.scheduler.push(*connection_.release());
 }
 
@@ -251,7 +251,7 @@ void Turn::hold()
 {
     connection_->suspend();
     connection_->transit(ConnEvent::WantHold);
-    worker_.set_socket(-1);
+    worker_.set_client(nullptr);
     worker_.listener.hold(std::move(connection_));
 }
 
@@ -275,7 +275,7 @@ void Turn::close()
     mailbox().state = brief ? CONN_STATE_LINGER_SHORT : CONN_STATE_LINGER_NORMAL;
     mailbox().sense = CONN_SENSE_DEFAULT;
     connection_->transit(ConnEvent::Flushed);
-    worker_.set_socket(-1);
+    worker_.set_client(nullptr);
     worker_.listener.park(std::move(connection_), Interest::ReadableOnce, brief ? kShortLingerTime : kLingerTime);
 }
 

@@ -4,6 +4,7 @@
 #include "hybrid/listener.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <sys/socket.h>
 #include <utility>
 
@@ -15,17 +16,31 @@ constexpr Duration kPause = seconds(1); // after a thread could not be made
 
 } // namespace
 
-void Worker::set_socket(int fd)
+void Worker::set_client(const Connection *client)
 {
+    const Time t = now();
     Lock lock(mu_);
-    fd_ = fd;
+    client_ = client;
+    since_ = t;
 }
 
 void Worker::hang_up()
 {
     Lock lock(mu_);
-    if (fd_ >= 0)
-        shutdown(fd_, SHUT_RDWR);
+    if (client_)
+        shutdown(client_->fd(), SHUT_RDWR);
+}
+
+// Host and request as mod_status shows them, with ExtendedStatus: the connection is being worked on.
+std::string Worker::describe(Time now)
+{
+    Lock lock(mu_);
+    if (!client_)
+        return {};
+    const worker_score &score = *slot.row(row);
+    const auto text = [](const char *field, std::size_t size) { return std::string(field, strnlen(field, size)); };
+    return client_->describe(text(score.vhost, sizeof score.vhost), text(score.request, sizeof score.request),
+                             now - since_);
 }
 
 void Worker::rest()
@@ -136,6 +151,13 @@ int Workers::reap()
         there += worker.pool_ != nullptr;
     }
     return there;
+}
+
+void Workers::describe(std::vector<std::string> &lines, Time now)
+{
+    for (Worker &worker : workers_)
+        if (std::string line = worker.describe(now); !line.empty())
+            lines.push_back(std::move(line));
 }
 
 void Workers::hang_up()

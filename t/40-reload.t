@@ -148,6 +148,27 @@ subtest 'C04: MaxConnectionsPerChild counts connections, and nobody notices' => 
     isnt join(' ', $s->children), $first, 'children were replaced';
 };
 
+subtest 'GracefulRestartTimeout' => sub {
+    plan skip_all => "$mpm has no such thing" if $mpm ne 'hybrid';
+    my $s = server($usual, 'GracefulRestartTimeout 2');
+    $s->file('big', 'x' x 8_000_000);
+    my $handler = $s->hold(30_000);
+    my $reader = Hybrid::Client->new($s->port, rcvbuf => 65_536);
+    $reader->send("GET /big HTTP/1.1\r\nHost: x\r\n\r\n");
+    $reader->read_until(qr/\r\n\r\n/);
+    my @old = $s->children;
+    $s->graceful;
+    my $begin = monotonic();
+    ok wait_for(sub { my %now = map { $_ => 1 } $s->children; !grep { $now{$_} } @old }, 20), 'the old children go';
+    cmp_ok monotonic() - $begin, '>', 1.5, 'when it is over';
+    my $who = qr/mpm_hybrid:warn\].*HYB0012: GracefulRestartTimeout is over, ending without waiting for client 127\.0\.0\.1:\d+, host localhost/;
+    like $s->log, qr{$who\S*, request "GET /sleep\?ms=30000 HTTP/1\.1", with a worker, [23] s}, 'the log names who was in a handler';
+    like $s->log, qr{$who, request "GET /big HTTP/1\.1", waiting to write the rest of a response, [0123] s}, 'and who read slowly';
+    is scalar(() = $s->log =~ /HYB0012/g), 2, 'and nobody else';
+    ok $_->is_closed(5), 'their connections are closed' for $handler, $reader;
+    is $s->get('/')->{body}, "hello\n", 'the server goes on';
+};
+
 # What goes on while the configuration is read, which may take seconds.
 sub while_reading {
     my ($s, $code) = @_;

@@ -69,6 +69,7 @@ class Child {
     void tick_after(Time t);
     void on_tick();
     Time stand_in();
+    void end_overdue();
     void call_parent(std::uint64_t what);
     void on_signal();
     void end_gracefully(bool hands_over);
@@ -81,6 +82,7 @@ class Child {
     apr_pool_t *pruntime_ = nullptr;
     Ending ending_ = Ending::None;
     bool stands_in_ = false;
+    Time ends_by_ = kNever;
     Fd signals_;
     Fd notices_;
     Fd ticks_;

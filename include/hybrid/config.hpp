@@ -25,6 +25,7 @@ struct Config {
     int run_tokens = 0;        ///< RunTokens' first argument; 0: as many as there are cores to use
     int tokens_per_child = 1;  ///< its second
     int dormant = 1;           ///< DormantConnections
+    int drain_limit = 0;       ///< GracefulRestartTimeout, in seconds; 0: none
     Await await = Await::Body; ///< AwaitRequest
 
     int active_limit = 16;    ///< children that may serve at once: MaxRequestWorkers / ThreadsPerChild

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <memory>
 #include <netinet/in.h>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -79,6 +80,12 @@ class Connection : public Runnable, public Timed, public PollTarget {
     /// When its idleness ends; kNever if that is no longer known.
     Time idle_until() const { return later(expires, rest_); }
     Duration take_rest() { return std::exchange(rest_, 0); }
+
+    /// One line about it, for people: who, what, for how long. With what is asked, for who does not work on it: nothing
+    /// of its pool is looked at.
+    std::string describe(const std::string &host, const std::string &request, Duration length) const;
+    /// Parked in WaitIo or WriteCompletion.
+    std::string describe(Duration length) const;
 
     /// The connection changes hands between a thread and the MPM: tells the modules (R15, R16).
     void suspend();

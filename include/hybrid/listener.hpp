@@ -77,6 +77,9 @@ class Listener {
     /// An idle connection has no future here, nor elsewhere.
     bool hurried() const { return mode_.load() >= Mode::Hurry && !(hands_over() && dormancy_.possible()); }
 
+    /// Adds a line for each connection that keeps a child which ends, but those that workers have.
+    void describe(std::vector<std::string> &lines, Time now) EXCLUDES(mu_);
+
     bool crowded() const { return acceptor_.crowded(); }
     bool wants_drain() const { return wants_drain_.load(); }
     bool ended() const { return ended_.load(); }

@@ -26,6 +26,7 @@ class Slot {
     void worker_ready(int row, ap_generation_t generation);
     void worker_starting(int row, ap_generation_t generation);
     void worker_started(int row);
+    const worker_score *row(int row) const { return ap_get_scoreboard_worker_from_indexes(index_, row); }
     /// Sets a row's letter; SERVER_READY is shown as SERVER_GRACEFUL while the child ends.
     void worker_status(int row, int status);
 

@@ -6,6 +6,7 @@
 #include "hybrid/mutex.hpp"
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace hybrid {
@@ -25,12 +26,16 @@ class Suspended {
     /// connection (ap_process_request_after_handler in modules/http/http_request.c).
     std::vector<ConnectionPtr> take_released() EXCLUDES(mu_);
 
+    /// Adds a line for each. Their modules have them, so it says but who they are, and since when.
+    void describe(std::vector<std::string> &lines) const EXCLUDES(mu_);
+
     bool empty() const EXCLUDES(mu_);
     bool callbacks_running() const EXCLUDES(mu_);
 
   private:
     struct Held {
         Connection *connection;
+        Time since;
         std::uint64_t released_at = 0; // the last ticket given when the release was first seen; 0: not seen
     };
 

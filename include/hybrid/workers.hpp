@@ -11,10 +11,13 @@
 #include <atomic>
 
 #include <deque>
+#include <string>
+#include <vector>
 
 namespace hybrid {
 
 struct Config;
+class Connection;
 class Listener;
 
 /// A row of the scoreboard, and the thread it shows, if there is one at the moment. That thread's, unless said
@@ -26,10 +29,12 @@ class Worker : public Runner {
     {
     }
 
-    /// Says which socket the turn is about, -1 when it is over, for hang_up().
-    void set_socket(int fd) EXCLUDES(mu_);
-    /// Any thread: shuts that socket down, so that whoever blocks on it comes back. It is not closed, for its number
-    /// could then be somebody else's (T33).
+    /// Says whom the turn is about, nobody when it is over, for those below.
+    void set_client(const Connection *client) EXCLUDES(mu_);
+    /// Any thread: what it is at, in words; empty: nothing.
+    std::string describe(Time now) EXCLUDES(mu_);
+    /// Any thread: shuts its client's socket down, so that whoever blocks on it comes back. It is not closed, for its
+    /// number could then be somebody else's (T33).
     void hang_up() EXCLUDES(mu_);
 
     /// The thread's body.
@@ -56,7 +61,8 @@ class Worker : public Runner {
     std::atomic<bool> left_{false};
 
     Mutex mu_;
-    int fd_ GUARDED_BY(mu_) = -1;
+    const Connection *client_ GUARDED_BY(mu_) = nullptr;
+    Time since_ GUARDED_BY(mu_) = 0;
 };
 
 /// The child's threads, made when they are needed. Child's main thread.
@@ -73,6 +79,8 @@ class Workers {
     /// Clears away the threads that have left; how many are there still?
     int reap();
     void hang_up();
+    /// Adds a line for each worker that is at something.
+    void describe(std::vector<std::string> &lines, Time now);
     /// Waits for threads that are leaving or have left.
     void join();
 
