@@ -109,8 +109,7 @@ static void hybrid_pre_read_request(request_rec *r, conn_rec *c) noexcept
 
 static int hybrid_post_read_request(request_rec *r) noexcept
 {
-    Connection::on_post_read_request(r);
-    return OK;
+    return Connection::on_post_read_request(r, door.config.retry_after);
 }
 
 static void hybrid_register_hooks(apr_pool_t *)
@@ -128,7 +127,7 @@ static void hybrid_register_hooks(apr_pool_t *)
     ap_hook_insert_network_bucket(hybrid_insert_network_bucket, nullptr, nullptr, APR_HOOK_MIDDLE);
     ap_hook_protocol_switch(hybrid_protocol_switch, nullptr, nullptr, APR_HOOK_REALLY_FIRST);
     ap_hook_pre_read_request(hybrid_pre_read_request, nullptr, nullptr, APR_HOOK_MIDDLE);
-    ap_hook_post_read_request(hybrid_post_read_request, nullptr, nullptr, APR_HOOK_MIDDLE);
+    ap_hook_post_read_request(hybrid_post_read_request, nullptr, nullptr, APR_HOOK_REALLY_FIRST);
     door.client_output = register_client_output();
 }
 
@@ -156,6 +155,12 @@ static const char *hybrid_set_tokens(cmd_parms *cmd, void *, const char *all, co
 {
     const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
     return error ? error : door.config.set_tokens(all, per_child);
+}
+
+static const char *hybrid_set_waiting(cmd_parms *cmd, void *, const char *most, const char *retry_after) noexcept
+{
+    const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
+    return error ? error : door.config.set_waiting(most, retry_after);
 }
 
 static const char *hybrid_set_await(cmd_parms *cmd, void *, const char *argument) noexcept
@@ -214,6 +219,10 @@ static const command_rec hybrid_directives[] = {
     AP_INIT_TAKE1(
         "AwaitRequest", hybrid_set_await, nullptr, RSRC_CONF,
         "What of a request must be here before a worker begins with it: body (so far as it fits), head or off"),
+    AP_INIT_TAKE12(
+        "MaxWaitingRequests", hybrid_set_waiting, nullptr, RSRC_CONF,
+        "How many requests may wait for a worker in each child, and the seconds that others are told to come "
+        "back after (503)"),
     AP_INIT_FLAG("DormantConnections", hybrid_set_dormant, nullptr, RSRC_CONF,
                  "Idle connections give their memory back, where that can't be noticed"),
     AP_INIT_RAW_ARGS("RequestReadTimeout", hybrid_set_request_timeouts, nullptr, RSRC_CONF,

@@ -108,9 +108,9 @@ void Acceptor::on_readable(PollTarget &target, Time now)
 int Acceptor::room() const
 {
     const Scheduler::Load load = scheduler_.load();
-    const int workers = config_.threads_per_child;
+    const int workers = config_.workers_per_child();
     if (static_cast<int>(load.at_work) >= workers)
-        return 0;
+        return config_.max_waiting > 0 ? kAcceptsAtOnce : 0; // they may wait here, or hear that they can't
     const int taken = static_cast<int>(load.at_work + load.queued);
     return load.smooth >= kSmoothRun ? kMostAccepts : std::clamp(workers - taken, 1, kAcceptsAtOnce);
 }
@@ -215,6 +215,8 @@ void Acceptor::pause(apr_status_t status, Time now)
         ap_log_error(APLOG_MARK, APLOG_ERR, status, ap_server_conf,
                      HYBLOGNO(0001) "can't accept more connections; pausing until that is possible again");
     }
+    if (status == EMFILE || status == ENFILE || status == ENOBUFS || status == ENOMEM)
+        callbacks_.shed(callbacks_.listener, kAcceptsAtOnce);
     pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
     stop_listening(pause_, now, "Short of resources");
     channel_.nudge(); // of those that wait for connections only one is woken for each, and that was this child
@@ -253,7 +255,7 @@ void Acceptor::reconsider(Time now)
                  APLOGNO(00457) "Accepting new connections again: %u active conns (%u lingering/%u suspended), "
                                 "%d idle workers",
                  slot_.connections(), slot_.closing(), slot_.suspended(),
-                 config_.threads_per_child - static_cast<int>(scheduler_.load().at_work));
+                 config_.workers_per_child() - static_cast<int>(scheduler_.load().at_work));
 }
 
 void Acceptor::close(Time now)

@@ -75,7 +75,7 @@ void Child::main()
     if (!wait_for_workers()) {
         ap_log_error(APLOG_MARK, APLOG_INFO, 0, ap_server_conf,
                      HYBLOGNO(0005) "%d worker(s) still in a handler, ending without them",
-                     static_cast<int>(scheduler_->load().workers));
+                     static_cast<int>(workers_->running()));
         if (birth_.before_exit)
             birth_.before_exit(birth_.parent_object);
         _exit(0);
@@ -166,6 +166,7 @@ void Child::make_runtime()
             [[maybe_unused]] const auto n = write(static_cast<Child *>(child)->notices_.get(), &one, sizeof one);
         },
         this,
+        [](void *child, Runnable &connection) { static_cast<Child *>(child)->workers_->refuse(connection); },
     };
     const Retained &retained = birth_.retained;
     const Channel channel = config.one_process ? Channel() : Channel(retained.channel_to, retained.channel_from);
@@ -355,6 +356,7 @@ void Child::end_now()
     set_mpm_state(birth_.retained, AP_MPMQ_STOPPING);
     listener_->stop();
     scheduler_->stop();
+    workers_->stop_refusing(true);
     workers_->hang_up();
     ap_run_child_stopping(pchild_, 0);
 }
@@ -364,7 +366,8 @@ void Child::end_now()
 bool Child::wait_for_workers()
 {
     Time give_up = kNever;
-    while (scheduler_->load().workers > 0) {
+    workers_->stop_refusing(ending_ == Ending::Now);
+    while (workers_->running() > 0) {
         if (ending_ == Ending::Now) {
             give_up = std::min(give_up, later(now(), kPatience));
             if (now() >= give_up)

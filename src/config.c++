@@ -173,7 +173,7 @@ void spread_tokens(Config &config)
     const auto share = [](int all, int parts) { return (all + parts - 1) / parts; };
     const int tokens = config.run_tokens > 0 ? config.run_tokens : usable_cores();
     config.min_children = std::min(share(tokens, config.tokens_per_child), config.active_limit);
-    config.tokens_per_child = std::min(share(tokens, config.min_children), config.threads_per_child);
+    config.tokens_per_child = std::min(share(tokens, config.min_children), config.workers_per_child());
 }
 
 } // namespace
@@ -189,6 +189,19 @@ const char *Config::set_await(const char *argument)
     else
         return "AwaitRequest must be body, head or off";
     return nullptr;
+}
+
+const char *Config::set_waiting(const char *most, const char *seconds)
+{
+    if (!ap_cstr_casecmp(most, "off")) {
+        max_waiting = 0;
+        return nullptr;
+    }
+    max_waiting = small_number(most, kMaxWaiting);
+    if (max_waiting == 0)
+        return "MaxWaitingRequests must be \"off\" or a number from 1 to 1000000";
+    retry_after = seconds ? small_number(seconds, kMaxWaiting) : 1;
+    return retry_after ? nullptr : "MaxWaitingRequests: Retry-After must be a number of seconds from 1 on";
 }
 
 const char *Config::set_tokens(const char *all, const char *per_child)
@@ -224,6 +237,11 @@ void Config::check(Retained &retained, bool startup, const server_rec *server)
     clamp_threads_per_child(clamp, threads_per_child, thread_limit);
     clamp_workers(clamp, *this);
     clamp_start_and_spare(clamp, *this);
+    if (max_waiting > 0 && threads_per_child < 2) {
+        clamp.warn(HYBLOGNO(0014) "MaxWaitingRequests needs a worker of its own, but ThreadsPerChild is 1: ignored",
+                   HYBLOGNO(0014) "MaxWaitingRequests needs a worker of its own, but ThreadsPerChild is 1: ignored");
+        max_waiting = 0;
+    }
     spread_tokens(*this);
 }
 

@@ -309,14 +309,21 @@ apr_status_t Connection::on_request_cleanup(void *request)
     return APR_SUCCESS;
 }
 
-void Connection::on_post_read_request(const request_rec *r)
+int Connection::on_post_read_request(request_rec *r, int retry_after)
 {
+    const Connection *client = of(r->connection->master ? r->connection->master : r->connection);
+    if (client && client->refused_) {
+        r->connection->keepalive = AP_CONN_CLOSE;
+        apr_table_setn(r->err_headers_out, "Retry-After", apr_itoa(r->pool, retry_after));
+        return HTTP_SERVICE_UNAVAILABLE;
+    }
     Connection *connection = of(r->connection);
     if (!connection)
-        return;
+        return OK;
     // As all MPMs do: without a KeepAliveTimeout of its own, a name-based virtual host has that of the first one on
     // its address (server/mpm/event/event.c, event_post_read_request).
     connection->timeouts_of_ = r->server->keep_alive_timeout_set ? r->server : r->connection->base_server;
+    return OK;
 }
 
 void Connection::on_protocol_switch(const conn_rec *c, const server_rec *s)

@@ -39,11 +39,13 @@ struct Listener::TimerTask : Runnable {
 Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Channel channel,
                    const Callbacks &callbacks)
     : slot_(slot), scheduler_(scheduler), callbacks_(callbacks), dormancy_(config.dormant), channel_(channel),
+      most_waiting_(config.max_waiting),
       acceptor_(config, slot, scheduler, pools, poller_, channel,
                 {[](void *self, ConnectionPtr connection) {
                      static_cast<Listener *>(self)->on_accepted(std::move(connection));
                  },
-                 this, callbacks.turn})
+                 this, callbacks.turn,
+                 [](void *self, int count) { static_cast<Listener *>(self)->shed_oldest(count); }})
 {
 }
 
@@ -66,6 +68,7 @@ Listener::Attendance Listener::attend()
         return {t, false};
     take_in(poller_.wait(0), t);
     const bool waits_in_vain = hand_over_waiting(t);
+    refuse_waiting(t);
     const Time due = std::min(next_due(t), later(t, kReviewPeriod));
     return {scheduler_.others_wait() ? std::min(due, hand_over_waiting_at_) : due, waits_in_vain};
 }

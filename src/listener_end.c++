@@ -6,6 +6,12 @@
 
 namespace hybrid {
 
+namespace {
+
+constexpr Duration kLeastIdle = seconds(1); // who is busy is not shed
+
+} // namespace
+
 void Listener::end()
 {
     acceptor_.close(now());
@@ -105,6 +111,38 @@ void Listener::shed_idle()
             idle_.remove(connection);
         }
         begin_close(connection, ConnEvent::Shed);
+    }
+}
+
+// Idle ones, who is next to go in any case first; then those that have connected without a word. What has a worker, or
+// says something, or did so just now, goes on.
+void Listener::shed_oldest(int count)
+{
+    std::vector<Timed *> candidates;
+    {
+        Lock lock(mu_);
+        std::vector<Timed *> silent;
+        idle_.collect(candidates);
+        arriving_.collect(silent);
+        for (std::vector<Timed *> *list : {&candidates, &silent})
+            std::ranges::sort(*list, {}, [](const Timed *item) { return item->expires; });
+        candidates.insert(candidates.end(), silent.begin(), silent.end());
+    }
+    for (auto item = candidates.begin(); item != candidates.end() && count > 0; ++item) {
+        auto &connection = static_cast<Connection &>(**item);
+        const bool asleep = connection.state() == ConnState::KeepAlive && !connection.opened();
+        if ((!asleep && now() - (connection.expires - connection.length) < kLeastIdle) || connection.holds_part() ||
+            connection.input_waits())
+            continue;
+        {
+            Lock lock(mu_);
+            deadlines_of(connection.state()).remove(connection);
+        }
+        if (connection.movable(dormancy_))
+            drop(ConnectionPtr(&connection)); // no goodbye, no lingering
+        else
+            begin_close(connection, connection.state() == ConnState::KeepAlive ? ConnEvent::Shed : ConnEvent::Expired);
+        --count;
     }
 }
 

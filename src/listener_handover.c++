@@ -14,6 +14,7 @@ constexpr Duration kRefused = milliseconds(20);     // when the channel is full
 constexpr Duration kNobody = milliseconds(10);      // when nobody else serves
 constexpr Duration kWaitingPause = milliseconds(5); // until the workers elsewhere are looked at again
 constexpr Duration kPerRequest = milliseconds(2);   // and for each they got, which they may not show yet
+constexpr Duration kQuietTime = seconds(60);        // between two messages about requests that are refused
 constexpr Duration kLookPeriod = milliseconds(10);  // at who else serves
 
 /// Of the lengths of time that Deadlines keeps there should be few.
@@ -105,7 +106,7 @@ bool Listener::hand_over_waiting(Time now)
             const auto &listener = *static_cast<Listener *>(self);
             return work.run == listener.callbacks_.turn && static_cast<Connection &>(work).movable(listener.dormancy_);
         };
-        auto *connection = static_cast<Connection *>(scheduler_.pull(movable, this));
+        auto *connection = static_cast<Connection *>(scheduler_.pull(Scheduler::End::First, movable, this));
         if (!connection)
             break;
         if (!hand_over(*connection)) {
@@ -115,6 +116,29 @@ bool Listener::hand_over_waiting(Time now)
     }
     hand_over_waiting_at_ = now + std::max(kWaitingPause, sent * kPerRequest);
     return room == 0;
+}
+
+// Who came last would wait longest.
+void Listener::refuse_waiting(Time now)
+{
+    if (most_waiting_ == 0)
+        return;
+    const auto refusable = [](void *self, Runnable &work) {
+        return work.run == static_cast<Listener *>(self)->callbacks_.turn &&
+               static_cast<Connection &>(work).refusable();
+    };
+    while (scheduler_.load().queued > most_waiting_) {
+        Runnable *work = scheduler_.pull(Scheduler::End::Last, refusable, this);
+        if (!work)
+            return;
+        if (now >= refusal_told_at_ + kQuietTime || refusal_told_at_ == 0) {
+            refusal_told_at_ = now;
+            ap_log_error(APLOG_MARK, APLOG_WARNING, 0, ap_server_conf,
+                         HYBLOGNO(0015) "%d requests wait for a worker: others get 503 (MaxWaitingRequests)",
+                         static_cast<int>(most_waiting_));
+        }
+        callbacks_.refuse(callbacks_.child, *work);
+    }
 }
 
 // Dormant, and parked nowhere. What has come meanwhile counts first; else it is as idle as it was.

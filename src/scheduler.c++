@@ -242,21 +242,26 @@ void Scheduler::stand_down()
     hand_on();
 }
 
-Runnable *Scheduler::pull(bool (*wanted)(void *baton, Runnable &work), void *baton)
+Runnable *Scheduler::pull(End end, bool (*wanted)(void *baton, Runnable &work), void *baton)
 {
     Lock lock(mu_);
+    Runnable *found = nullptr;
+    Runnable *before_found = nullptr;
     Runnable *before = nullptr;
-    for (Runnable *work = first_; work; before = work, work = work->next) {
+    for (Runnable *work = first_; work && !(found && end == End::First); before = work, work = work->next) {
         if (!wanted(baton, *work))
             continue;
-        (before ? before->next : first_) = work->next;
-        if (last_ == work)
-            last_ = before;
-        --queued_;
-        before_poll_ = std::min(before_poll_, queued_);
-        return work;
+        found = work;
+        before_found = before;
     }
-    return nullptr;
+    if (!found)
+        return nullptr;
+    (before_found ? before_found->next : first_) = found->next;
+    if (last_ == found)
+        last_ = before_found;
+    --queued_;
+    before_poll_ = std::min(before_poll_, queued_);
+    return found;
 }
 
 void Scheduler::retire_unneeded(std::size_t keep)

@@ -53,6 +53,7 @@ void Turn::go()
 bool Turn::begin()
 {
     connection_->transit(ConnEvent::Taken);
+    connection_->set_refused(worker_.duty == Worker::Duty::Refuse);
     if (connection_->opened()) {
         connection_->resume(worker_.thread, worker_.row);
         return true;

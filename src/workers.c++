@@ -46,7 +46,7 @@ std::string Worker::describe(Time now)
 void Worker::rest()
 {
     if (!std::exchange(rests_, true))
-        slot.worker_status(row, SERVER_READY);
+        slot.worker_status(row, duty == Duty::Serve ? SERVER_READY : SERVER_DEAD); // no client can have it
 }
 
 bool Worker::lets_others_in(std::uint64_t number)
@@ -58,7 +58,8 @@ void Worker::run()
 {
     probe_.look_at_me();
     slot.worker_started(row);
-    slot.worker_status(row, SERVER_READY);
+    rests_ = false;
+    rest();
     for (;;) {
         const Scheduler::Next next = scheduler.next(*this);
         switch (next.act) {
@@ -93,10 +94,15 @@ static void *APR_THREAD_FUNC hybrid_worker_thread(apr_thread_t *thread, void *se
 }
 }
 
-Workers::Workers(const Config &config, Slot &slot, Scheduler &scheduler, Listener &listener) : scheduler_(scheduler)
+Workers::Workers(const Config &config, Slot &slot, Scheduler &scheduler, Listener &listener)
+    : scheduler_(scheduler), refusals_(1, {[](void *) {}, [](void *) {}, nullptr})
 {
-    for (int row = 0; row < config.threads_per_child; ++row)
+    for (int row = 0; row < config.workers_per_child(); ++row)
         workers_.emplace_back(row, slot, scheduler, listener);
+    if (config.max_waiting == 0)
+        return;
+    refusals_.stand_in();
+    refuser_.emplace(config.workers_per_child(), slot, refusals_, listener, Worker::Duty::Refuse);
 }
 
 void Workers::open(apr_threadattr_t *attributes, apr_pool_t *pool, ap_generation_t generation)
@@ -119,18 +125,9 @@ bool Workers::start_one()
     const auto worker = std::ranges::find_if(workers_, [](const Worker &w) { return !w.pool_; });
     if (worker == workers_.end() || now() < again_at_)
         return false;
-    apr_pool_create(&worker->pool_, pool_);
-    apr_pool_tag(worker->pool_, "worker");
-    worker->left_.store(false);
-    worker->slot.worker_starting(worker->row, generation_);
-    scheduler_.enter();
-    const apr_status_t rv =
-        ap_thread_create(&worker->thread, attributes_, hybrid_worker_thread, &*worker, worker->pool_);
+    const apr_status_t rv = start(*worker);
     if (rv == APR_SUCCESS)
         return true;
-    scheduler_.leave();
-    worker->slot.worker_status(worker->row, SERVER_DEAD);
-    apr_pool_destroy(std::exchange(worker->pool_, nullptr));
     const bool first_time = std::exchange(again_at_, later(now(), kPause)) == 0;
     const int others = static_cast<int>(scheduler_.load().workers);
     if (others == 0)
@@ -140,6 +137,37 @@ bool Workers::start_one()
         ap_log_error(APLOG_MARK, APLOG_ERR, rv, ap_server_conf,
                      HYBLOGNO(0002) "can't start another worker thread, going on with %d", others);
     return false;
+}
+
+apr_status_t Workers::start(Worker &worker)
+{
+    apr_pool_create(&worker.pool_, pool_);
+    apr_pool_tag(worker.pool_, "worker");
+    worker.left_.store(false);
+    worker.slot.worker_starting(worker.row, generation_);
+    worker.scheduler.enter();
+    const apr_status_t rv = ap_thread_create(&worker.thread, attributes_, hybrid_worker_thread, &worker, worker.pool_);
+    if (rv != APR_SUCCESS) {
+        worker.scheduler.leave();
+        worker.slot.worker_status(worker.row, SERVER_DEAD);
+        apr_pool_destroy(std::exchange(worker.pool_, nullptr));
+    }
+    return rv;
+}
+
+void Workers::refuse(Runnable &connection)
+{
+    if (!refuser_->pool_ && start(*refuser_) != APR_SUCCESS)
+        return scheduler_.push(connection); // then it waits
+    refusals_.push(connection);
+}
+
+void Workers::stop_refusing(bool at_once)
+{
+    if (at_once)
+        refusals_.stop();
+    else
+        refusals_.finish();
 }
 
 int Workers::reap()
@@ -164,6 +192,8 @@ void Workers::hang_up()
 {
     for (Worker &worker : workers_)
         worker.hang_up();
+    if (refuser_)
+        refuser_->hang_up();
 }
 
 void Workers::join()
@@ -171,6 +201,8 @@ void Workers::join()
     for (Worker &worker : workers_)
         if (worker.pool_)
             join(worker);
+    if (refuser_ && refuser_->pool_)
+        join(*refuser_);
 }
 
 void Workers::join(Worker &worker)

@@ -22,6 +22,8 @@ class Acceptor {
         void (*arrived)(void *listener, ConnectionPtr connection);
         void *listener;
         Runnable::Run turn;
+        /// Something has run out that connections take: gives up so many that nobody would miss.
+        void (*shed)(void *listener, int count);
     };
     Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Poller &poller, Channel channel,
              const Callbacks &callbacks);

@@ -14,6 +14,7 @@ struct Config {
     static constexpr int kMaxServerLimit = 20000;
     static constexpr int kMaxThreadLimit = 100000;
     static constexpr int kMaxTokens = 4096;
+    static constexpr int kMaxWaiting = 1000000;
 
     int start_servers = 3;
     int server_limit = 16;
@@ -26,6 +27,8 @@ struct Config {
     int tokens_per_child = 1;  ///< its second
     int dormant = 1;           ///< DormantConnections
     int drain_limit = 0;       ///< GracefulRestartTimeout, in seconds; 0: none
+    int max_waiting = 0;       ///< MaxWaitingRequests' first argument, per child; 0: no bound
+    int retry_after = 1;       ///< its second, in seconds
     Await await = Await::Body; ///< AwaitRequest
 
     int active_limit = 16;    ///< children that may serve at once: MaxRequestWorkers / ThreadsPerChild
@@ -35,6 +38,7 @@ struct Config {
     /// Directives with arguments of their own kind; the answer is httpd's: nullptr or what is wrong.
     /// AwaitRequest's argument; what is wrong with it, or nullptr.
     const char *set_await(const char *argument);
+    const char *set_waiting(const char *most, const char *retry_after);
     const char *set_tokens(const char *all, const char *per_child);
     /// AsyncRequestWorkerFactor: checked as mpm_event does, and not needed: an idle connection needs no worker.
     static const char *check_factor(const char *argument);
@@ -42,6 +46,9 @@ struct Config {
     /// Clamps everything with mpm_event's messages, in its order (D11). Parent, once per configuration pass.
     /// `startup`: the messages go to the console, else to the log of `server`.
     void check(Retained &retained, bool startup, const server_rec *server);
+
+    /// Workers of a child that run requests. With MaxWaitingRequests one says 503.
+    int workers_per_child() const { return threads_per_child - (max_waiting > 0); }
 
     /// Raises what `buckets` listener buckets need at least (D10). Parent, before children are made.
     void fit_buckets(int buckets);

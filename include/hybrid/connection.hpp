@@ -121,6 +121,10 @@ class Connection : public Runnable, public Timed, public PollTarget {
     void set_looked(bool looked) { looked_ = looked; }
     void expect_nothing() { peer_.expects = Expects::Nothing; }
     /// From now on reads don't wait: what is not here by now is late (408).
+    /// Its requests are answered with 503 (MaxWaitingRequests).
+    void set_refused(bool refused) { refused_ = refused; }
+    /// A request begins with its next turn.
+    bool refusable() const { return state_ == ConnState::Ready && (!opened() || was_idle_); }
     void set_late();
     bool late() const { return late_; }
 
@@ -146,7 +150,7 @@ class Connection : public Runnable, public Timed, public PollTarget {
 
     /// Hook bodies; on the thread that has the connection.
     static void on_pre_read_request(request_rec *r, conn_rec *c);
-    static void on_post_read_request(const request_rec *r);
+    static int on_post_read_request(request_rec *r, int retry_after);
     static void on_protocol_switch(const conn_rec *c, const server_rec *s);
 
   private:
@@ -169,6 +173,7 @@ class Connection : public Runnable, public Timed, public PollTarget {
     bool was_idle_ = false; // until just now
     bool looked_ = false;
     bool looking_ = false;
+    bool refused_ = false;
     bool late_ = false;
     bool ended_ = false;
     int awaited_ = 1; // bytes, before a dormant one is reported readable

@@ -24,6 +24,8 @@ class Listener {
         Runnable::Run turn;
         void (*notify)(void *child);
         void *child;
+        /// Takes a connection over whose next request is to be answered with 503. Who polls.
+        void (*refuse)(void *child, Runnable &connection);
     };
 
     Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Channel channel,
@@ -92,6 +94,7 @@ class Listener {
     bool begin_round(Time now) EXCLUDES(mu_);
     void take_in(std::span<const epoll_event> events, Time now) EXCLUDES(mu_);
     bool hand_over_waiting(Time now) EXCLUDES(mu_);
+    void refuse_waiting(Time now);
     bool hand_over(Connection &connection) EXCLUDES(mu_);
     bool may_hand_over(Time now);
     void hand_over_all(Time now) EXCLUDES(mu_);
@@ -120,6 +123,7 @@ class Listener {
     void run_timers(Time now) EXCLUDES(mu_);
     void give_back_released();
     void shed_idle() EXCLUDES(mu_);
+    void shed_oldest(int count) EXCLUDES(mu_);
     void shed_silent() EXCLUDES(mu_);
     void begin_close(Connection &connection, ConnEvent event);
     Deadlines &deadlines_of(ConnState state) REQUIRES(mu_);
@@ -129,6 +133,7 @@ class Listener {
     const Callbacks callbacks_;
     const Dormancy dormancy_;
     const Channel channel_;
+    const std::size_t most_waiting_; // 0: no bound
     Poller poller_;
     Acceptor acceptor_;
     Suspended suspended_;
@@ -148,6 +153,7 @@ class Listener {
     Time looked_elsewhere_at_ = 0; // who else serves
     bool elsewhere_ = false;
     Time hand_over_waiting_at_ = 0;
+    Time refusal_told_at_ = 0;
     unsigned asleep_ = 0; // connections, since memory was given back
     Time trim_at_ = 0;
     LookAgain look_again_;

@@ -110,9 +110,10 @@ class Scheduler {
     bool stand_in() EXCLUDES(mu_);
     bool alone() const EXCLUDES(mu_);
     void stand_down() EXCLUDES(mu_);
-    /// Takes the first piece of work out of the queue that `wanted` agrees to, which is called with the lock held;
-    /// nullptr: there is none.
-    Runnable *pull(bool (*wanted)(void *baton, Runnable &work), void *baton) EXCLUDES(mu_);
+    /// Takes out of the queue the first piece of work, or the last, that `wanted` agrees to, which is called with the
+    /// lock held; nullptr: there is none.
+    enum class End { First, Last };
+    Runnable *pull(End end, bool (*wanted)(void *baton, Runnable &work), void *baton) EXCLUDES(mu_);
 
     /// Lets parked workers leave that were not needed since the last call, but for `keep` workers in all.
     void retire_unneeded(std::size_t keep) EXCLUDES(mu_);

@@ -11,6 +11,7 @@
 #include <atomic>
 
 #include <deque>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,8 +25,10 @@ class Listener;
 /// otherwise.
 class Worker : public Runner {
   public:
-    Worker(int worker_row, Slot &child_slot, Scheduler &child_scheduler, Listener &child_listener)
-        : row(worker_row), slot(child_slot), listener(child_listener), scheduler(child_scheduler)
+    enum class Duty { Serve, Refuse };
+    Worker(int worker_row, Slot &child_slot, Scheduler &child_scheduler, Listener &child_listener,
+           Duty worker_duty = Duty::Serve)
+        : row(worker_row), duty(worker_duty), slot(child_slot), listener(child_listener), scheduler(child_scheduler)
     {
     }
 
@@ -47,6 +50,7 @@ class Worker : public Runner {
     bool lets_others_in(std::uint64_t number);
 
     const int row;
+    const Duty duty;
     Slot &slot;
     Listener &listener;
     Scheduler &scheduler;
@@ -78,6 +82,14 @@ class Workers {
     bool start_one();
     /// Clears away the threads that have left; how many are there still?
     int reap();
+
+    /// MaxWaitingRequests: a worker that does nothing else answers the connection's next request with 503.
+    void refuse(Runnable &connection);
+    /// No more of that; at once, or when what it has been given is answered.
+    void stop_refusing(bool at_once);
+    /// Threads that are not out yet, of any kind.
+    std::size_t running() const { return scheduler_.load().workers + refusals_.load().workers; }
+
     void hang_up();
     /// Adds a line for each worker that is at something.
     void describe(std::vector<std::string> &lines, Time now);
@@ -85,10 +97,13 @@ class Workers {
     void join();
 
   private:
+    apr_status_t start(Worker &worker);
     void join(Worker &worker);
 
     Scheduler &scheduler_;
+    Scheduler refusals_; // has a poller for ever: nobody
     std::deque<Worker> workers_;
+    std::optional<Worker> refuser_;
     apr_threadattr_t *attributes_ = nullptr;
     apr_pool_t *pool_ = nullptr;
     ap_generation_t generation_ = 0;

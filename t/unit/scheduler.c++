@@ -353,14 +353,17 @@ void pulling()
     stage.step(a);
     for (Work &work : works)
         stage.scheduler.push(work);
-    const auto pull = [&](Work *which) {
-        return stage.scheduler.pull([](void *wanted, Runnable &work) { return !wanted || wanted == &work; }, which);
+    const auto pull = [&](Work *which, Scheduler::End end = Scheduler::End::First) {
+        return stage.scheduler.pull(
+            end, [](void *wanted, Runnable &work) { return !wanted || wanted == &work; }, which);
     };
     Work other;
     ok(!pull(&other), "what is not queued can't be taken out");
     ok(pull(&works[3]) == &works[3] && pull(&works[1]) == &works[1], "from the end, from the middle");
     ok(pull(nullptr) == &works[0], "else the first");
     stage.scheduler.push(works[1]);
+    stage.scheduler.push(works[3]);
+    ok(pull(nullptr, Scheduler::End::Last) == &works[3], "or the last");
     ok(stage.work_of(a) == &works[2] && stage.work_of(a) == &works[1] && stage.step(a) == Act::Poll,
        "the others stay in their order");
     ok(!pull(nullptr) && stage.scheduler.load().queued == 0, "and then nothing is left");

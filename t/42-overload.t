@@ -1,0 +1,143 @@
+# More clients than can be served: who waits is answered or told so, who is idle gives way, and nothing is reset (K01, K14).
+
+use strict;
+use warnings;
+use File::Temp;
+use Test::More;
+use Hybrid::Client;
+use Hybrid::Server;
+use Hybrid::Wait;
+
+my $mpm = Hybrid::Server::mpm();
+plan skip_all => "$mpm closes connections then (K01, K14)" if $mpm ne 'hybrid';
+
+my $three = "StartServers 1\nThreadsPerChild 3\nMaxRequestWorkers 3\nMinSpareThreads 1\nMaxSpareThreads 64\n";
+
+sub server {
+    my ($mpm_conf, $conf, %option) = @_;
+    return Hybrid::Server->new(mpm_conf => $mpm_conf, level => 'info', probe => 1, modules => ['reqtimeout'],
+        conf => "KeepAliveTimeout 20\n" . ($conf // ''), %option);
+}
+
+sub ask { my ($client, $path) = @_; $client->send("GET $path HTTP/1.1\r\nHost: localhost\r\n\r\n") }
+
+subtest 'MaxWaitingRequests' => sub {
+    my $s = server("${three}MaxWaitingRequests 2 7", Hybrid::Server->tls_vhost . "CustomLog \@ROOT\@/logs/access \"%>s %U\"\n",
+        modules => [qw(reqtimeout ssl socache_shmcb)]);
+    $s->make_certificate;
+    $s->start;
+    my $kept = Hybrid::Client->new($s->port);
+    $kept->get('/');
+    my @kept_tls = map { Hybrid::Client->new($s->port(2), tls => 1) } 1 .. 2;
+    $_->get('/') for @kept_tls;
+    unlike $s->status->{Scoreboard}, qr/^[^.]{3}/, 'one worker is kept for this';
+    my @busy = $s->hold(3_000, 2);
+    my $begin = monotonic();
+    my @waiting = map { my $c = Hybrid::Client->new($s->port); ask($c, '/?waits'); $c } 1 .. 2;
+    ok !$_->is_closed(0.2), 'who waits, waits' for @waiting;
+    my @late = map { my $c = Hybrid::Client->new($s->port); ask($c, '/late'); $c } 1 .. 4;
+    my @answers = map { $_->response } @late;
+    ask($kept, '/late');
+    push @answers, $kept->response;
+    ask($_, '/late') for @kept_tls;
+    push @answers, map { $_->response } @kept_tls;
+    cmp_ok monotonic() - $begin, '<', 2.5, 'others are answered while all workers are blocked';
+    is join(' ', map { $_->{status} } @answers), join(' ', (503) x 7), '503: new ones, kept-alive ones, over TLS';
+    is join(' ', map { $_->{header}{'retry-after'} } @answers), join(' ', (7) x 7), 'Retry-After';
+    is join(' ', map { $_->{header}{connection} } @answers), join(' ', ('close') x 7), 'Connection: close';
+    is join(' ', map { $_->response->{status} } @waiting, @busy), '200 200 200 200', 'who waited is answered';
+    is scalar(() = Hybrid::Server::slurp($s->root . '/logs/access') =~ /^503 \/late$/mg), 7, 'the access log has them';
+    is scalar(() = $s->log =~ /mpm_hybrid:warn.*HYB0015: 2 requests wait for a worker: others get 503/g), 1, 'the error log says it once';
+    is $s->get('/')->{status}, 200, 'and when there are workers again, nobody is refused';
+};
+
+subtest 'MaxWaitingRequests is off by default, and checked' => sub {
+    my $s = server($three)->start;
+    my @busy = $s->hold(1_500, 3);
+    my @waiting = map { my $c = Hybrid::Client->new($s->port); ask($c, '/'); $c } 1 .. 40;
+    is scalar(grep { $_->response->{status} == 200 } @waiting, @busy), 43, 'all wait, and are answered';
+    for (['0', qr/MaxWaitingRequests must be "off" or a number from 1/], ['1 0', qr/Retry-After must be a number of seconds/],
+        ['off', qr/Syntax OK/], ['1000 10', qr/Syntax OK/]) {
+        my ($argument, $wanted) = @$_;
+        like +(server("${three}MaxWaitingRequests $argument")->run('-t'))[1], $wanted, "MaxWaitingRequests $argument";
+    }
+    my $one = "StartServers 1\nThreadsPerChild 1\nMaxRequestWorkers 1\nMinSpareThreads 1\nMaxSpareThreads 64\n";
+    like +(server("${one}MaxWaitingRequests 5")->run('-t'))[1], qr/HYB0014: MaxWaitingRequests needs a worker of its own/,
+        'one worker is not enough';
+};
+
+subtest 'K14: no descriptors: who is idle longest gives way' => sub {
+    my $s = server("StartServers 1\nThreadsPerChild 4\nMaxRequestWorkers 4\nMinSpareThreads 1\nMaxSpareThreads 64\n", "KeepAliveTimeout 60\n",
+        limits => { nofile => 60 })->start;
+    my ($busy) = $s->hold(4_000);
+    my @idle;
+    for (1 .. 30) { # they fit in
+        push @idle, Hybrid::Client->new($s->port);
+        $idle[-1]->get('/');
+    }
+    ok !$_->is_closed(0.05), 'who is idle may stay' for @idle[ 0 .. 3 ];
+    my @more = map { my $c = Hybrid::Client->new($s->port); ask($c, '/'); $c } 1 .. 170;
+    my $answered = grep { my $r = eval { $_->response(limit => 15) }; $r && $r->{status} == 200 } @more;
+    is $answered, 170, '170 more come: all are answered';
+    my @closed = map { $_->is_closed(0.01) ? 1 : 0 } @idle;
+    like join('', @closed), qr/^1+0*$/, 'for those that were idle longest';
+    is $busy->response->{status}, 200, 'what was in work comes to its end';
+    is scalar(() = $s->log =~ /HYB0001/g), 1, 'one line in the log';
+    undef @more;
+    undef @idle;
+    is $s->get('/')->{status}, 200, 'then all is well' for 1 .. 5;
+    ok wait_for(sub { $s->status->{ConnsTotal} <= 2 }, 10), 'nothing is left';
+};
+
+# accept(2) fails like that a few times, in a library that is preloaded.
+for my $error (qw(ENOBUFS ENOMEM EPERM ENFILE)) {
+    subtest "K14: $error" => sub {
+        my $s = server($three, '', env => { LD_PRELOAD => failing_accept(), FAIL_ACCEPT => "$error 5" })->start;
+        my $kept = Hybrid::Client->new($s->port);
+        is $kept->get('/')->{status}, 200, 'connections are taken again';
+        is scalar(grep { $s->get('/')->{status} == 200 } 1 .. 20), 20, 'and again';
+        is $kept->get('/')->{status}, 200, 'one that is there is not touched';
+        is scalar(() = $s->log =~ /HYB0001/g), 1, 'one line in the log';
+        unlike $s->log, qr/exit signal|AH00102/, 'no child ends';
+    };
+}
+
+# The library, built here: accept4(2) fails so many times in each process, with this error.
+sub failing_accept {
+    our $library;
+    return $library if $library;
+    my $folder = File::Temp::tempdir(CLEANUP => 1);
+    chmod 0755, $folder;
+    open my $out, '>', "$folder/accept.c" or die $!;
+    print $out <<'C';
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+    static pid_t process;
+    static int left;
+    const char *wanted = getenv("FAIL_ACCEPT");
+    if (process != getpid()) {
+        process = getpid();
+        left = wanted ? atoi(strchr(wanted, ' ')) : 0;
+    }
+    if (left > 0) {
+        --left;
+        errno = !strncmp(wanted, "ENOBUFS", 7) ? ENOBUFS : !strncmp(wanted, "ENOMEM", 6) ? ENOMEM : !strncmp(wanted, "EPERM", 5) ? EPERM : ENFILE;
+        return -1;
+    }
+    return ((int (*)(int, struct sockaddr *, socklen_t *, int))dlsym(RTLD_NEXT, "accept4"))(fd, address, length, flags);
+}
+C
+    close $out;
+    system('cc', '-shared', '-fPIC', '-o', "$folder/accept.so", "$folder/accept.c", '-ldl') == 0 or die 'cc failed';
+    return $library = "$folder/accept.so";
+}
+
+done_testing;
