@@ -163,6 +163,12 @@ static const char *hybrid_set_waiting(cmd_parms *cmd, void *, const char *most, 
     return error ? error : door.config.set_waiting(most, retry_after);
 }
 
+static const char *hybrid_set_stop(cmd_parms *cmd, void *, const char *limit, const char *goodbye) noexcept
+{
+    const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
+    return error ? error : door.config.set_stop(limit, goodbye);
+}
+
 static const char *hybrid_set_await(cmd_parms *cmd, void *, const char *argument) noexcept
 {
     const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
@@ -219,6 +225,10 @@ static const command_rec hybrid_directives[] = {
     AP_INIT_TAKE1(
         "AwaitRequest", hybrid_set_await, nullptr, RSRC_CONF,
         "What of a request must be here before a worker begins with it: body (so far as it fits), head or off"),
+    AP_INIT_TAKE12(
+        "StopGracefully", hybrid_set_stop, nullptr, RSRC_CONF,
+        "SIGTERM ends the server gracefully, within so many seconds; for the first of them (second number) it "
+        "goes on serving and says goodbye"),
     AP_INIT_TAKE12(
         "MaxWaitingRequests", hybrid_set_waiting, nullptr, RSRC_CONF,
         "How many requests may wait for a worker in each child, and the seconds that others are told to come "

@@ -16,12 +16,6 @@ namespace hybrid {
 
 namespace {
 
-/// How long workers in module code may take to come back when the child has to end at once. The parent kills after
-/// nine seconds (ap_reclaim_child_processes() in server/mpm_unix.c); nobody should wait for that.
-constexpr Duration kPatience = milliseconds(250);
-
-constexpr std::size_t kMostHolders = 100; // lines in the log
-
 constexpr Duration kSparePeriod = seconds(30); // threads that were not needed for so long are ended
 
 sigset_t watched_signals()
@@ -32,6 +26,7 @@ sigset_t watched_signals()
     sigaddset(&set, AP_SIG_GRACEFUL);
     sigaddset(&set, AP_SIG_GRACEFUL_STOP);
     sigaddset(&set, Child::kHurry);
+    sigaddset(&set, Child::kGoodbye);
     return set;
 }
 
@@ -40,12 +35,6 @@ std::uint64_t take_count(const Fd &counter)
 {
     std::uint64_t count = 0;
     return read(counter.get(), &count, sizeof count) == sizeof count ? count : 0;
-}
-
-bool readable(int fd, int milliseconds)
-{
-    struct pollfd wait = {fd, POLLIN, 0};
-    return poll(&wait, 1, milliseconds) > 0;
 }
 
 } // namespace
@@ -70,7 +59,7 @@ void Child::main()
     make_runtime();
     ap_run_child_init(pchild_, ap_server_conf);
     start_threads();
-    set_mpm_state(birth_.retained, AP_MPMQ_RUNNING);
+    set_mpm_state(birth_.retained, birth_.goodbye ? AP_MPMQ_STOPPING : AP_MPMQ_RUNNING);
     serve();
     if (!wait_for_workers()) {
         ap_log_error(APLOG_MARK, APLOG_INFO, 0, ap_server_conf,
@@ -130,6 +119,7 @@ void Child::watch_signals()
         sigdelset(&set, AP_SIG_GRACEFUL); // blocked, hence ignored (M06)
         sigdelset(&set, AP_SIG_GRACEFUL_STOP);
         sigdelset(&set, kHurry);
+        sigdelset(&set, kGoodbye);
         sigaddset(&set, SIGINT);
     }
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
@@ -301,6 +291,10 @@ void Child::on_signal()
     signalfd_siginfo info;
     while (read(signals_.get(), &info, sizeof info) == sizeof info) {
         const auto signal = static_cast<int>(info.ssi_signo);
+        if (signal == kGoodbye) {
+            set_mpm_state(birth_.retained, AP_MPMQ_STOPPING);
+            continue;
+        }
         if (signal != AP_SIG_GRACEFUL && signal != AP_SIG_GRACEFUL_STOP && signal != kHurry) {
             end_now();
             continue;
@@ -313,82 +307,6 @@ void Child::on_signal()
             call_parent(kNews);
         }
     }
-}
-
-void Child::end_gracefully(bool hands_over)
-{
-    if (ending_ != Ending::None)
-        return;
-    ending_ = Ending::Graceful;
-    if (birth_.config.drain_limit > 0)
-        ends_by_ = later(now(), seconds(birth_.config.drain_limit));
-    set_mpm_state(birth_.retained, AP_MPMQ_STOPPING); // from now on answers say "Connection: close"
-    listener_->drain(hands_over);
-    ap_run_child_stopping(pchild_, 1);
-}
-
-// GracefulRestartTimeout. Who is to blame?
-void Child::end_overdue()
-{
-    ends_by_ = kNever;
-    if (ending_ == Ending::Now)
-        return;
-    std::vector<std::string> holders;
-    workers_->describe(holders, now());
-    listener_->describe(holders, now());
-    const std::size_t shown = std::min(holders.size(), kMostHolders);
-    for (std::size_t i = 0; i < shown; ++i)
-        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, ap_server_conf,
-                     HYBLOGNO(0012) "GracefulRestartTimeout is over, ending without waiting for %s",
-                     holders[i].c_str());
-    if (holders.size() > shown)
-        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, ap_server_conf,
-                     HYBLOGNO(0013) "GracefulRestartTimeout is over, ending without waiting for %d more",
-                     static_cast<int>(holders.size() - shown));
-    end_now();
-}
-
-void Child::end_now()
-{
-    if (ending_ == Ending::Now)
-        return;
-    ending_ = Ending::Now;
-    set_mpm_state(birth_.retained, AP_MPMQ_STOPPING);
-    listener_->stop();
-    scheduler_->stop();
-    workers_->stop_refusing(true);
-    workers_->hang_up();
-    ap_run_child_stopping(pchild_, 0);
-}
-
-// True when no worker is left. While draining, those that are left have nothing to do; told to end at once, they get a
-// moment to come back from what they do.
-bool Child::wait_for_workers()
-{
-    Time give_up = kNever;
-    workers_->stop_refusing(ending_ == Ending::Now);
-    while (workers_->running() > 0) {
-        if (ending_ == Ending::Now) {
-            give_up = std::min(give_up, later(now(), kPatience));
-            if (now() >= give_up)
-                return false;
-            workers_->hang_up(); // again: one may just have taken a socket
-        }
-        if (readable(signals_.get(), 5))
-            on_signal();
-    }
-    return true;
-}
-
-void Child::exit_child(int code)
-{
-    set_mpm_state(birth_.retained, AP_MPMQ_STOPPING);
-    if (ending_ == Ending::None)
-        ap_run_child_stopping(pchild_, 0);
-    apr_pool_destroy(pchild_);
-    if (birth_.before_exit)
-        birth_.before_exit(birth_.parent_object);
-    exit(code);
 }
 
 apr_status_t Child::add_timer(Duration delay, TimedCallback callback)

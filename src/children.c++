@@ -118,15 +118,9 @@ bool Children::make(int slot)
         return false;
     }
     const Child::Birth birth = {
-        config_,
-        retained_,
-        pconf_,
-        buckets_[slot % bucket_count()],
-        slot,
-        getpid(),
-        config_.one_process ? -1 : retained_.calls,
-        nullptr,
-        nullptr,
+        config_, retained_, pconf_,   buckets_[slot % bucket_count()],
+        slot,    getpid(),  goodbye_, config_.one_process ? -1 : retained_.calls,
+        nullptr, nullptr,
     };
     if (config_.one_process) {
         Child::Birth here = birth;
@@ -288,6 +282,14 @@ void Children::retire_all(int signal)
     for (int slot = 0; slot < retained_.max_daemon_used; ++slot)
         if (ap_get_scoreboard_process(slot)->pid != 0)
             retire(slot, signal);
+}
+
+void Children::say_goodbye()
+{
+    goodbye_ = true;
+    for (int slot = 0; slot < retained_.max_daemon_used; ++slot)
+        if (const pid_t pid = ap_get_scoreboard_process(slot)->pid; pid != 0)
+            ap_mpm_safe_kill(pid, Child::kGoodbye);
 }
 
 void Children::retire_former()

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 
 namespace hybrid {
 
@@ -204,6 +205,22 @@ const char *Config::set_waiting(const char *most, const char *seconds)
     return retry_after ? nullptr : "MaxWaitingRequests: Retry-After must be a number of seconds from 1 on";
 }
 
+const char *Config::set_stop(const char *limit, const char *goodbye)
+{
+    stop_limit = goodbye_time = 0;
+    if (!ap_cstr_casecmp(limit, "off"))
+        return nullptr;
+    stop_limit = small_number(limit, kMaxStopTime);
+    if (stop_limit == 0)
+        return "StopGracefully must be \"off\" or a number of seconds from 1 to 1000000";
+    if (!goodbye || !std::strcmp(goodbye, "0"))
+        return nullptr;
+    goodbye_time = small_number(goodbye, kMaxStopTime);
+    return goodbye_time > 0 && goodbye_time < stop_limit
+               ? nullptr
+               : "StopGracefully: the second number must be less than the first";
+}
+
 const char *Config::set_tokens(const char *all, const char *per_child)
 {
     run_tokens = 0;
@@ -238,8 +255,9 @@ void Config::check(Retained &retained, bool startup, const server_rec *server)
     clamp_workers(clamp, *this);
     clamp_start_and_spare(clamp, *this);
     if (max_waiting > 0 && threads_per_child < 2) {
-        clamp.warn(HYBLOGNO(0014) "MaxWaitingRequests needs a worker of its own, but ThreadsPerChild is 1: ignored",
-                   HYBLOGNO(0014) "MaxWaitingRequests needs a worker of its own, but ThreadsPerChild is 1: ignored");
+        constexpr const char *text =
+            HYBLOGNO(0014) "MaxWaitingRequests needs a worker of its own, but ThreadsPerChild is 1: ignored";
+        clamp.warn(text, text);
         max_waiting = 0;
     }
     spread_tokens(*this);

@@ -103,16 +103,22 @@ int Parent::run(apr_pool_t *plog, server_rec *server)
 
     set_mpm_state(retained_, AP_MPMQ_RUNNING);
     serve();
+    if (mpm.shutdown_pending && mpm.is_ungraceful && !child_fatal_ && config_.stop_limit > 0)
+        return stop_within_limit();
     set_mpm_state(retained_, AP_MPMQ_STOPPING);
-    if (mpm.shutdown_pending)
-        return mpm.is_ungraceful ? stop_now() : stop_gracefully();
-    return restart();
+    if (!mpm.shutdown_pending)
+        return restart();
+    if (mpm.is_ungraceful)
+        return stop_now();
+    ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf,
+                 APLOGNO(00492) "caught " AP_SIG_GRACEFUL_STOP_STRING ", shutting down gracefully");
+    return stop_gracefully(ap_graceful_shutdown_timeout ? later(now(), seconds(ap_graceful_shutdown_timeout)) : kNever);
 }
 
 void Parent::serve()
 {
     ap_unixd_mpm_retained_data &mpm = *retained_.mpm;
-    while (!mpm.restart_pending && !mpm.shutdown_pending) {
+    while (!mpm.restart_pending && !mpm.shutdown_pending && now() < serve_until_) {
         apr_exit_why_e why;
         int status;
         apr_proc_t process;
@@ -227,17 +233,36 @@ int Parent::stop_now()
     return DONE;
 }
 
-int Parent::stop_gracefully()
+// StopGracefully. What balances the load needs a while to hear that this server goes, and sends clients until then. The
+// next signal of any kind ends the patience.
+int Parent::stop_within_limit()
+{
+    ap_unixd_mpm_retained_data &mpm = *retained_.mpm;
+    const Time begin = now();
+    ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf,
+                 HYBLOGNO(0016) "caught SIGTERM, shutting down gracefully, within %d seconds", config_.stop_limit);
+    if (config_.goodbye_time > 0) {
+        mpm.shutdown_pending = 0;
+        mpm.is_ungraceful = 0;
+        serve_until_ = later(begin, seconds(config_.goodbye_time));
+        children_.say_goodbye();
+        serve();
+        if (mpm.shutdown_pending && mpm.is_ungraceful) {
+            set_mpm_state(retained_, AP_MPMQ_STOPPING);
+            return stop_now();
+        }
+    }
+    set_mpm_state(retained_, AP_MPMQ_STOPPING);
+    return stop_gracefully(later(begin, seconds(config_.stop_limit)));
+}
+
+int Parent::stop_gracefully(Time cutoff)
 {
     ap_close_listeners();
     children_.retire_all(AP_SIG_GRACEFUL_STOP);
     ap_relieve_child_processes(reclaimed_);
-    if (!child_fatal_) {
+    if (!child_fatal_)
         ap_remove_pid(pconf_, ap_pid_fname);
-        ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf,
-                     APLOGNO(00492) "caught " AP_SIG_GRACEFUL_STOP_STRING ", shutting down gracefully");
-    }
-    const Time cutoff = ap_graceful_shutdown_timeout ? later(now(), seconds(ap_graceful_shutdown_timeout)) : kNever;
     retained_.mpm->shutdown_pending = 0;
     do { // a signal ends the sleep early
         apr_sleep(std::clamp<Duration>(cutoff - now(), 0, apr_time_from_sec(1)));

@@ -74,6 +74,51 @@ subtest 'G03: TERM ends a graceful stop' => sub {
     cmp_ok monotonic() - $begin, '<', 4, 'at once' if $mpm eq 'hybrid';
 };
 
+subtest 'StopGracefully: TERM is graceful, within a limit' => sub {
+    plan skip_all => "$mpm has no such thing" if $mpm ne 'hybrid';
+    my $new = sub { my ($limit) = @_; return server(mpm => "StartServers 2\nThreadsPerChild 4\nMaxRequestWorkers 8\nStopGracefully $limit\n") };
+    my $s = $new->('20');
+    my $client = $s->hold(1_500);
+    $s->signal('TERM');
+    is $client->response->{status}, 200, 'a request comes to its end';
+    ok wait_for(sub { !$s->alive }, 10), 'then the server';
+    like $s->log, qr/HYB0016: caught SIGTERM, shutting down gracefully, within 20 seconds/, 'the log says so';
+
+    $s = $new->('2');
+    $client = $s->hold(30_000);
+    my $time = $s->stop(15);
+    cmp_ok $time, '>', 1.5, 'the limit';
+    cmp_ok $time, '<', 8, 'is kept';
+
+    $s = $new->('60');
+    $client = $s->hold(30_000);
+    $s->signal('TERM');
+    $s->wait_log(qr/HYB0016/);
+    cmp_ok $s->stop, '<', 8, 'a second TERM ends it at once';
+
+    $s = $new->('30 2');
+    $client = Hybrid::Client->new($s->port);
+    is $client->get('/')->{header}{connection}, undef, 'before: kept alive';
+    $s->signal('TERM');
+    $s->wait_log(qr/HYB0016/);
+    ok wait_for(sub { ($s->get('/')->{body} // '') eq "hello\n" }, 2), 'for a while it serves on';
+    ok wait_for(sub { my $new = eval { Hybrid::Client->new($s->port) } or return 0; my $r = eval { $new->get('/') };
+        $r && ($r->{header}{connection} // '') eq 'close' }, 2), 'and says goodbye';
+    is $client->get('/')->{header}{connection}, 'close', 'to who was here before, too';
+    ok wait_for(sub { !$s->alive }, 15), 'then it stops';
+    $s = $new->('30 20');
+    $s->signal('TERM');
+    $s->wait_log(qr/HYB0016/);
+    $s->signal('KILL', ($s->children)[0]);
+    ok wait_for(sub { $s->log =~ /Child \d stopped.*Child \d started/s }, 5), "a child dies meanwhile, and is replaced";
+    is $s->get('/')->{body}, "hello\n", 'it serves';
+    cmp_ok $s->stop, '<', 8, 'a second TERM ends this, too';
+    for (['5 5', qr/the second number must be less/], ['x', qr/must be "off" or a number/], ['off', qr/Syntax OK/]) {
+        my ($argument, $wanted) = @$_;
+        like +(Hybrid::Server->new(mpm_conf => "StopGracefully $argument\n")->run('-t'))[1], $wanted, "StopGracefully $argument";
+    }
+};
+
 subtest 'S65, K06: stop does not wait for a hanging request' => sub {
     my $s = server();
     my $client = $s->hold(20_000);

@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 use File::Temp;
+use POSIX ();
 use Test::More;
 use Hybrid::Client;
 use Hybrid::Server;
@@ -87,6 +88,44 @@ subtest 'K14: no descriptors: who is idle longest gives way' => sub {
     undef @idle;
     is $s->get('/')->{status}, 200, 'then all is well' for 1 .. 5;
     ok wait_for(sub { $s->status->{ConnsTotal} <= 2 }, 10), 'nothing is left';
+};
+
+# One client that asks on new connections until told to stop, in a process of its own.
+sub asking {
+    my ($s, $seconds) = @_;
+    my $pid = open(my $out, '-|') // die "fork: $!";
+    return $out if $pid;
+    my ($asked, $failed, $end) = (0, 0, monotonic() + $seconds);
+    while (monotonic() < $end) {
+        $asked++;
+        my $r = eval { $s->get('/sleep?ms=5') };
+        $failed++ if !$r || $r->{status} != 200;
+    }
+    print "$asked $failed\n";
+    close STDOUT;
+    POSIX::_exit(0);
+}
+
+subtest 'a killed child loses what it was at, and nothing else' => sub {
+    my $s = server("StartServers 2\nThreadsPerChild 10\nMaxRequestWorkers 40\nMinSpareThreads 10\nMaxSpareThreads 40\n")->start;
+    my @outs = map { asking($s, 4) } 1 .. 4;
+    my $kills = 0;
+    for (1 .. 3) {
+        my ($victim) = $s->children or next;
+        select undef, undef, undef, 0.7; # the pace, not a wait for anything
+        kill 'KILL', $victim and $kills++;
+    }
+    my ($asked, $failed) = (0, 0);
+    for my $out (@outs) {
+        my ($a, $f) = split ' ', <$out> // '';
+        $asked += $a;
+        $failed += $f;
+        close $out;
+    }
+    is $kills, 3, 'three children were killed';
+    cmp_ok $asked, '>', 300, 'under load';
+    cmp_ok $failed, '<=', 4 * $kills, "no more requests failed than were in work ($failed of $asked)";
+    is $s->get('/')->{body}, "hello\n", 'it serves on';
 };
 
 # accept(2) fails like that a few times, in a library that is preloaded.

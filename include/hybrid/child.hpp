@@ -31,6 +31,7 @@ class Child {
         ap_listen_rec *listeners; ///< of this child's bucket
         int slot;
         pid_t parent;
+        bool goodbye;     ///< as if kGoodbye had come
         int parent_calls; ///< an eventfd: see Children::wait_for_call()
         /// One-process mode: what the parent, that is this process, does before it exits. Else nullptr.
         void (*before_exit)(void *parent_object);
@@ -38,6 +39,8 @@ class Child {
     };
 
     static constexpr int kHurry = SIGUSR2;
+    /// Serve on, but answers say "Connection: close": the server is about to stop.
+    static constexpr int kGoodbye = SIGURG;
     /// What a child adds to its parent's eventfd: it wants more children to be started; it is up, or something else
     /// that its slot says has changed.
     static constexpr std::uint64_t kHelp = 1;

@@ -52,6 +52,8 @@ class Children {
     /// To those that are ending: close idle connections, too.
     void hurry_quiescing();
     bool any_left();
+    /// From now on answers say "Connection: close".
+    void say_goodbye();
 
     /// This process has no other children than these: no piped logs, RewriteMap programs or modules' daemons. False
     /// when that can't be known.
@@ -86,6 +88,7 @@ class Children {
     Child *here_ = nullptr;
     bool had_healthy_child_ = false;
     bool former_serves_ = false;
+    bool goodbye_ = false;
     int to_start_ = 0;
 };
 

@@ -15,6 +15,7 @@ struct Config {
     static constexpr int kMaxThreadLimit = 100000;
     static constexpr int kMaxTokens = 4096;
     static constexpr int kMaxWaiting = 1000000;
+    static constexpr int kMaxStopTime = 1000000;
 
     int start_servers = 3;
     int server_limit = 16;
@@ -27,6 +28,8 @@ struct Config {
     int tokens_per_child = 1;  ///< its second
     int dormant = 1;           ///< DormantConnections
     int drain_limit = 0;       ///< GracefulRestartTimeout, in seconds; 0: none
+    int stop_limit = 0;        ///< StopGracefully: SIGTERM is graceful for so many seconds; 0: it is not
+    int goodbye_time = 0;      ///< its second: the first of these, in which all is served still
     int max_waiting = 0;       ///< MaxWaitingRequests' first argument, per child; 0: no bound
     int retry_after = 1;       ///< its second, in seconds
     Await await = Await::Body; ///< AwaitRequest
@@ -39,6 +42,7 @@ struct Config {
     /// AwaitRequest's argument; what is wrong with it, or nullptr.
     const char *set_await(const char *argument);
     const char *set_waiting(const char *most, const char *retry_after);
+    const char *set_stop(const char *limit, const char *goodbye);
     const char *set_tokens(const char *all, const char *per_child);
     /// AsyncRequestWorkerFactor: checked as mpm_event does, and not needed: an idle connection needs no worker.
     static const char *check_factor(const char *argument);

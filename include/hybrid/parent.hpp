@@ -31,7 +31,8 @@ class Parent {
     bool on_fatal(const apr_proc_t &process, int slot);
     bool give_up_if_sick();
     int stop_now();
-    int stop_gracefully();
+    int stop_within_limit();
+    int stop_gracefully(Time cutoff);
     int restart();
 
     Config &config_;
@@ -41,6 +42,7 @@ class Parent {
     Children children_;
     bool child_fatal_ = false;
     int successive_kills_ = 0;
+    Time serve_until_ = kNever;
     Time monitored_at_ = now();
 };
 
