@@ -9,6 +9,7 @@
 #include "hybrid/query.hpp"
 #include "hybrid/request_timeouts.hpp"
 #include "hybrid/retained.hpp"
+#include "hybrid/tls_input.hpp"
 
 #include <cstddef>
 #include <cstdlib>
@@ -24,6 +25,7 @@ struct Door {
     Retained *retained;
     Parent *parent; // made by open_logs
     ap_filter_rec_t *client_output;
+    ap_filter_rec_t *tls_input;
     Config config;
 };
 Door door;
@@ -48,6 +50,7 @@ static int hybrid_pre_config(apr_pool_t *pconf, apr_pool_t *, apr_pool_t *) noex
 
 static int hybrid_check_config(apr_pool_t *, apr_pool_t *, apr_pool_t *, server_rec *s) noexcept
 {
+    door.config.tls_filter = door.tls_input;
     door.config.check(*door.retained, door.retained->mpm->module_loads == 1, s);
     return OK;
 }
@@ -129,6 +132,7 @@ static void hybrid_register_hooks(apr_pool_t *)
     ap_hook_pre_read_request(hybrid_pre_read_request, nullptr, nullptr, APR_HOOK_MIDDLE);
     ap_hook_post_read_request(hybrid_post_read_request, nullptr, nullptr, APR_HOOK_REALLY_FIRST);
     door.client_output = register_client_output();
+    door.tls_input = TlsInput::register_filter();
 }
 
 // Directives. cmd->info is the place of the number in Config.

@@ -134,6 +134,7 @@ ConnectionPtr Acceptor::take_client(Socket &socket, Time now)
 {
     Peer peer;
     peer.expects = socket.expects;
+    peer.inside = config_.await == Await::Head ? Expects::Head : Expects::Request;
     peer.local = socket.local;
     socklen_t length = sizeof peer.address;
     peer.fd = accept4(socket.fd, &peer.address.any, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);

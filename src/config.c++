@@ -255,9 +255,9 @@ void Config::check(Retained &retained, bool startup, const server_rec *server)
     clamp_workers(clamp, *this);
     clamp_start_and_spare(clamp, *this);
     if (max_waiting > 0 && threads_per_child < 2) {
-        constexpr const char *text =
-            HYBLOGNO(0014) "MaxWaitingRequests needs a worker of its own, but ThreadsPerChild is 1: ignored";
-        clamp.warn(text, text);
+        static constexpr char text[] =
+            HYBLOGNO(0014) "MaxWaitingRequests of %d needs a worker of its own, but ThreadsPerChild is 1: ignored";
+        clamp.warn(text, text, max_waiting);
         max_waiting = 0;
     }
     spread_tokens(*this);

@@ -2,6 +2,7 @@
 
 #include "hybrid/arrival.hpp"
 #include "hybrid/request_timeouts.hpp"
+#include "hybrid/tls_input.hpp"
 
 #include <arpa/inet.h>
 #include <cerrno>
@@ -62,7 +63,7 @@ void Connection::transit(ConnEvent event)
     state_ = *to;
 }
 
-int Connection::open(apr_thread_t *thread, int row)
+int Connection::open(apr_thread_t *thread, int row, ap_filter_rec_t *tls_filter)
 {
     if (!make_socket())
         return HTTP_INTERNAL_SERVER_ERROR;
@@ -82,8 +83,14 @@ int Connection::open(apr_thread_t *thread, int row)
     const int rc = ap_pre_connection(c, socket_);
     mailbox_.state = CONN_STATE_READ_REQUEST_LINE;
     mailbox_.sense = CONN_SENSE_DEFAULT;
-    if (peer_.expects == Expects::Record)
-        expect_nothing(); // the handshake is mod_ssl's, and so is all that follows
+    if (timeouts_of_ == ap_server_conf)
+        timeouts_of_ = c->base_server;
+    if (peer_.expects == Expects::Record) {
+        tls_ = rc == OK || rc == DONE ? TlsInput::add(*this, tls_filter) : nullptr;
+        peer_.expects = tls_ ? peer_.inside : Expects::Nothing; // other modules' TLS is theirs
+        begins_ = 0;
+        looked_ = !tls_; // but at the first record only
+    }
     if (late_)
         apr_table_setn(c->notes, "short-lingering-close", "1"); // as mod_reqtimeout does
     return rc;
@@ -166,7 +173,35 @@ bool Connection::input_waits() const
 
 Connection::Here Connection::look()
 {
-    return c_ ? look_live() : look_dormant();
+    return tls_ ? look_inside() : c_ ? look_live() : look_dormant();
+}
+
+bool Connection::shakes_hands() const
+{
+    return tls_ && !tls_->handshaken();
+}
+
+Connection::Here Connection::look_inside()
+{
+    if (!tls_->handshaken()) {
+        if (!tls_->shake_hands())
+            return Here::Part;
+        begins_ = 0; // now for the head
+    }
+    if (!tls_->http1()) {
+        tls_->remove();
+        tls_ = nullptr;
+        expect_nothing();
+        return Here::Whole;
+    }
+    if (!tls_->read_ahead(kMostAwaited))
+        return Here::Whole;
+    const std::string_view bytes = tls_->held();
+    if (bytes.empty()) {
+        here_ = head_ = 0;
+        return Here::Nothing;
+    }
+    return bytes.size() < kMostAwaited ? judge(bytes) : Here::Whole;
 }
 
 Connection::Here Connection::judge(std::string_view bytes)
@@ -188,6 +223,8 @@ Connection::Here Connection::judge(std::string_view bytes)
 
 Duration Connection::request_timeout() const
 {
+    if (shakes_hands())
+        return RequestTimeouts::handshake(timeouts_of_);
     return head_ ? RequestTimeouts::body(timeouts_of_, here_ - head_) : RequestTimeouts::head(timeouts_of_, here_);
 }
 

@@ -52,6 +52,7 @@ Parcel Connection::parcel() const
     Parcel parcel;
     parcel.kept_alive = state_ == ConnState::KeepAlive || (state_ == ConnState::Ready && keepalives_ > 0);
     parcel.expects = static_cast<std::uint8_t>(peer_.expects);
+    parcel.inside = static_cast<std::uint8_t>(peer_.inside);
     parcel.lowat = awaited_ != 1;
     parcel.keepalives = keepalives_;
     parcel.server = key_of(timeouts_of_);
@@ -68,6 +69,7 @@ ConnectionPtr Connection::adopt(const Parcel *parcel, int fd, Pools &pools, Slot
     peer.expects = Expects::Request;
     if (parcel) {
         peer.expects = static_cast<Expects>(parcel->expects);
+        peer.inside = static_cast<Expects>(parcel->inside);
         static_assert(sizeof parcel->address == sizeof peer.address);
         std::memcpy(&peer.address, &parcel->address, sizeof peer.address);
     } else {

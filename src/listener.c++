@@ -39,7 +39,7 @@ struct Listener::TimerTask : Runnable {
 Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Channel channel,
                    const Callbacks &callbacks)
     : slot_(slot), scheduler_(scheduler), callbacks_(callbacks), dormancy_(config.dormant), channel_(channel),
-      most_waiting_(config.max_waiting),
+      tls_filter_(config.tls_filter), most_waiting_(config.max_waiting),
       acceptor_(config, slot, scheduler, pools, poller_, channel,
                 {[](void *self, ConnectionPtr connection) {
                      static_cast<Listener *>(self)->on_accepted(std::move(connection));
@@ -199,6 +199,13 @@ void Listener::on_ready(Connection &connection)
     const ConnState state = connection.state();
     if (state == ConnState::Lingering)
         return on_lingering(connection);
+    if (state == ConnState::Arriving && connection.needs_worker_to_look()) {
+        {
+            Lock lock(mu_);
+            arriving_.remove(connection);
+        }
+        return wake_up(connection, ConnEvent::IoReady);
+    }
     if (state == ConnState::Arriving || !connection.opened())
         return on_arriving(connection);
     if (state == ConnState::KeepAlive && seen_mode_ != Mode::Serve && may_hand_over(now()) &&

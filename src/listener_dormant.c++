@@ -94,6 +94,11 @@ void Listener::too_late(Connection &connection, Time now)
         Lock lock(mu_);
         return arriving_.add(connection, (left + seconds(1) - 1) / seconds(1) * seconds(1), now);
     }
+    give_up_arriving(connection);
+}
+
+void Listener::give_up_arriving(Connection &connection)
+{
     connection.set_late();
     connection.set_looked(true);
     wake_up(connection, ConnEvent::Expired);

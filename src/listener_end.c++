@@ -140,8 +140,10 @@ void Listener::shed_oldest(int count)
         }
         if (connection.movable(dormancy_))
             drop(ConnectionPtr(&connection)); // no goodbye, no lingering
+        else if (connection.state() == ConnState::KeepAlive)
+            begin_close(connection, ConnEvent::Shed);
         else
-            begin_close(connection, connection.state() == ConnState::KeepAlive ? ConnEvent::Shed : ConnEvent::Expired);
+            give_up_arriving(connection);
         --count;
     }
 }

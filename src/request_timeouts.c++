@@ -23,6 +23,8 @@ void *RequestTimeouts::merge(apr_pool_t *pool, void *base, void *over)
     auto *merged =
         new (apr_palloc(pool, sizeof(RequestTimeouts))) RequestTimeouts(*static_cast<RequestTimeouts *>(base));
     const auto &host = *static_cast<RequestTimeouts *>(over);
+    if (host.handshake_.timeout >= 0)
+        merged->handshake_ = host.handshake_;
     if (host.head_.timeout >= 0)
         merged->head_ = host.head_;
     if (host.body_.timeout >= 0)
@@ -40,7 +42,9 @@ const char *RequestTimeouts::set(cmd_parms *cmd, const char *argument)
         *static_cast<RequestTimeouts *>(ap_get_module_config(cmd->server->module_config, &mpm_hybrid_module));
     while (*argument) {
         const char *word = ap_getword_conf(cmd->temp_pool, &argument);
-        if (!strncasecmp(word, "header=", 7))
+        if (!strncasecmp(word, "handshake=", 10))
+            timeouts.handshake_.set(word + 10);
+        else if (!strncasecmp(word, "header=", 7))
             timeouts.head_.set(word + 7);
         else if (!strncasecmp(word, "body=", 5))
             timeouts.body_.set(word + 5);
@@ -74,6 +78,11 @@ Duration RequestTimeouts::Stage::allows(std::size_t bytes, Duration otherwise) c
 const RequestTimeouts &RequestTimeouts::of(const server_rec *server)
 {
     return *static_cast<RequestTimeouts *>(ap_get_module_config(server->module_config, &mpm_hybrid_module));
+}
+
+Duration RequestTimeouts::handshake(const server_rec *server)
+{
+    return ap_find_linked_module(kModule) ? of(server).handshake_.allows(0, server->timeout) : server->timeout;
 }
 
 Duration RequestTimeouts::head(const server_rec *server, std::size_t bytes)

@@ -3,6 +3,7 @@
 #include "hybrid/client_io.hpp"
 #include "hybrid/listener.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -58,7 +59,7 @@ bool Turn::begin()
         connection_->resume(worker_.thread, worker_.row);
         return true;
     }
-    const int rc = connection_->open(worker_.thread, worker_.row);
+    const int rc = connection_->open(worker_.thread, worker_.row, worker_.listener.tls_filter());
     if (rc == OK || rc == DONE)
         return true;
     if (connection_->opened())
@@ -72,6 +73,11 @@ void Turn::process()
     bool again = mailbox().state == CONN_STATE_READ_REQUEST_LINE;
     int requests = 0;
     for (;;) {
+        if (again && connection_->late() && connection_->shakes_hands()) { // nobody to say anything to
+            record().aborted = 1;
+            connection_->transit(ConnEvent::WantClose);
+            return close();
+        }
         if (again && !connection_->looked() && !look())
             return wait_for_rest();
         // A filter that clogs the input is called from whatever state (S05).
@@ -188,8 +194,11 @@ bool Turn::look()
 // A client that sends a request in pieces waits for itself only.
 void Turn::wait_for_rest()
 {
-    connection_->begin_request(now());
-    const Duration length = connection_->request_timeout();
+    const Time t = now();
+    if (connection_->begins() == 0 || !connection_->needs_worker_to_look())
+        connection_->begin_request(t);
+    const Duration passed = (t - connection_->begins()) / seconds(1) * seconds(1);
+    const Duration length = std::max<Duration>(connection_->request_timeout() - passed, 0);
     mailbox().state = CONN_STATE_READ_REQUEST_LINE;
     mailbox().sense = CONN_SENSE_DEFAULT;
     status(SERVER_BUSY_READ);

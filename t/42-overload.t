@@ -63,7 +63,7 @@ subtest 'MaxWaitingRequests is off by default, and checked' => sub {
         like +(server("${three}MaxWaitingRequests $argument")->run('-t'))[1], $wanted, "MaxWaitingRequests $argument";
     }
     my $one = "StartServers 1\nThreadsPerChild 1\nMaxRequestWorkers 1\nMinSpareThreads 1\nMaxSpareThreads 64\n";
-    like +(server("${one}MaxWaitingRequests 5")->run('-t'))[1], qr/HYB0014: MaxWaitingRequests needs a worker of its own/,
+    like +(server("${one}MaxWaitingRequests 5")->run('-t'))[1], qr/HYB0014: MaxWaitingRequests of 5 needs a worker of its own/,
         'one worker is not enough';
 };
 

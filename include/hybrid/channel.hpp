@@ -16,8 +16,9 @@ struct Parcel {
     static constexpr std::uint32_t kVersion = 0x48594201;
 
     std::uint32_t version = kVersion;
-    bool kept_alive = false;   ///< it is between two requests, else before its first
-    std::uint8_t expects = 0;  ///< Expects
+    bool kept_alive = false;  ///< it is between two requests, else before its first
+    std::uint8_t expects = 0; ///< Expects
+    std::uint8_t inside = 0;
     bool lowat = false;        ///< SO_RCVLOWAT is set
     int keepalives = 0;        ///< requests so far
     std::uint64_t server = 0;  ///< of whose timeouts it has: see Connection

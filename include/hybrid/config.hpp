@@ -34,9 +34,10 @@ struct Config {
     int retry_after = 1;       ///< its second, in seconds
     Await await = Await::Body; ///< AwaitRequest
 
-    int active_limit = 16;    ///< children that may serve at once: MaxRequestWorkers / ThreadsPerChild
-    int min_children = 1;     ///< so many are needed to use all tokens
-    bool one_process = false; ///< -X or -D ONE_PROCESS
+    int active_limit = 16;                 ///< children that may serve at once: MaxRequestWorkers / ThreadsPerChild
+    int min_children = 1;                  ///< so many are needed to use all tokens
+    ap_filter_rec_t *tls_filter = nullptr; ///< TlsInput's
+    bool one_process = false;              ///< -X or -D ONE_PROCESS
 
     /// Directives with arguments of their own kind; the answer is httpd's: nullptr or what is wrong.
     /// AwaitRequest's argument; what is wrong with it, or nullptr.

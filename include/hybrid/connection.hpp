@@ -21,6 +21,7 @@
 namespace hybrid {
 
 class Connection;
+class TlsInput;
 
 struct ConnectionCloser {
     void operator()(Connection *connection) const;
@@ -33,13 +34,14 @@ enum class Expects : std::uint8_t {
     Nothing, ///< its module may want to speak first, or knows better
     Head,    ///< a head of HTTP/1
     Request, ///< the same, and its body as far as it fits
-    Record,  ///< TLS
+    Record,  ///< TLS: its first record, and then `inside`
 };
 
 /// Who has connected.
 struct Peer {
     int fd = -1;
     Expects expects = Expects::Nothing;
+    Expects inside = Expects::Nothing;
     const sockaddr *local = nullptr; ///< the listening socket's address, if it is bound to one
     union {
         sockaddr any;
@@ -70,7 +72,7 @@ class Connection : public Runnable, public Timed, public PollTarget {
 
     /// Makes pool, socket and httpd's conn_rec, and runs the hooks of a new connection; on the worker of `row`. What
     /// comes back is ap_pre_connection()'s: OK, DONE, or why not (then drop the connection).
-    int open(apr_thread_t *thread, int row);
+    int open(apr_thread_t *thread, int row, ap_filter_rec_t *tls_filter);
     bool opened() const { return c_ != nullptr; }
     /// Between two requests: gives everything back that open() has made, if `dormancy` has nothing against that. False:
     /// it has. Listener.
@@ -114,11 +116,19 @@ class Connection : public Runnable, public Timed, public PollTarget {
     Duration request_timeout() const;
     void begin_request(Time begins) { begins_ = begins; }
     Time begins() const { return begins_; }
+    /// TLS: only a worker can look what is here.
+    bool needs_worker_to_look() const { return tls_ != nullptr; }
+    bool shakes_hands() const;
     bool awaits_body() const { return head_ > 0; }
     bool holds_part() const { return here_ > 0; }
     /// It need not be looked at before the next run of the hooks: that has been done, or would tell nothing.
     bool looked() const { return looked_ || peer_.expects == Expects::Nothing; }
-    void set_looked(bool looked) { looked_ = looked; }
+    void set_looked(bool looked)
+    {
+        looked_ = looked;
+        if (looked && !late_)
+            begins_ = 0; // the next request has its own time
+    }
     void expect_nothing() { peer_.expects = Expects::Nothing; }
     /// From now on reads don't wait: what is not here by now is late (408).
     /// Its requests are answered with 503 (MaxWaitingRequests).
@@ -159,6 +169,7 @@ class Connection : public Runnable, public Timed, public PollTarget {
     Here judge(std::string_view bytes);
     Here look_dormant();
     Here look_live();
+    Here look_inside();
     void await(std::size_t bytes);
     static std::uint64_t key_of(const server_rec *server);
     static const server_rec *server_of(std::uint64_t key);
@@ -195,6 +206,7 @@ class Connection : public Runnable, public Timed, public PollTarget {
     apr_bucket_alloc_t *buckets_ = nullptr;
     apr_bucket_brigade *look_ = nullptr;
     void *output_ = nullptr;
+    TlsInput *tls_ = nullptr;
     conn_state_t mailbox_{};
     const server_rec *timeouts_of_;
 };

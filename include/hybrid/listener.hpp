@@ -76,6 +76,7 @@ class Listener {
     void stop() { set_mode(Mode::Stop); }
     /// Idle connections go to sleep after a while.
     bool lets_sleep() const { return dormancy_.possible(); }
+    ap_filter_rec_t *tls_filter() const { return tls_filter_; }
     /// An idle connection has no future here, nor elsewhere.
     bool hurried() const { return mode_.load() >= Mode::Hurry && !(hands_over() && dormancy_.possible()); }
 
@@ -117,6 +118,7 @@ class Listener {
     void lie_down(Connection &connection, Duration rest, Time now) EXCLUDES(mu_);
     void give_memory_back(Time now);
     void park_arriving(ConnectionPtr connection, Time begins) EXCLUDES(mu_);
+    void give_up_arriving(Connection &connection);
     void too_late(Connection &connection, Time now) EXCLUDES(mu_);
     void wake_up(Connection &connection, ConnEvent event);
     void expire(Time now) EXCLUDES(mu_);
@@ -133,6 +135,7 @@ class Listener {
     const Callbacks callbacks_;
     const Dormancy dormancy_;
     const Channel channel_;
+    ap_filter_rec_t *const tls_filter_;
     const std::size_t most_waiting_; // 0: no bound
     Poller poller_;
     Acceptor acceptor_;

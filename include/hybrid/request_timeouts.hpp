@@ -17,6 +17,8 @@ class RequestTimeouts {
     /// loaded.
     static const char *set(cmd_parms *cmd, const char *argument);
 
+    /// What `server` gives a client for the TLS handshake.
+    static Duration handshake(const server_rec *server);
     /// What `server` gives a client that has sent `bytes` of a head so far, from its first one on (or of the
     /// connection); and of a body, from when the head was there. Whole seconds.
     static Duration head(const server_rec *server, std::size_t bytes);
@@ -32,6 +34,7 @@ class RequestTimeouts {
     };
     static const RequestTimeouts &of(const server_rec *server);
 
+    Stage handshake_;
     Stage head_;
     Stage body_;
 };
