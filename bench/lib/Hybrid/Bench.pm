@@ -70,10 +70,11 @@ sub httpd {
     my $tls_and_backend = Hybrid::Server->tls_vhost('Protocols h2 http/1.1') . <<'CONF';
 LogLevel ssl:error http2:error proxy:crit
 ProxyPass /backend/ http://127.0.0.1:@PORT3@/
+ProxyPass /fpm/ unix:@ROOT@/run/fpm|fcgi://localhost@ROOT@/docs/
 CONF
     my $server = Hybrid::Server->new(
         mpm => $mpm, level => 'notice', limits => { nofile => $DESCRIPTORS },
-        modules => $rich ? [qw(ssl socache_shmcb http2 proxy proxy_http)] : [],
+        modules => $rich ? [qw(ssl socache_shmcb http2 proxy proxy_http proxy_fcgi)] : [],
         mpm_conf => $mpm eq 'prefork' ? "StartServers 5\nMinSpareServers 5\nMaxSpareServers 10\nMaxRequestWorkers 150\n"
             : Hybrid::Server::debian_mpm_conf(),
         conf => <<'CONF' . ($rich ? $tls_and_backend : ''),
@@ -265,6 +266,8 @@ http {
         listen 127.0.0.1:$port;
         root $root/docs;
         location /nofile { return 200 "hi\\n"; }
+        location /fpm/ { fastcgi_pass unix:$root/run/fpm; fastcgi_param SCRIPT_FILENAME $root/docs/x.php; fastcgi_param REQUEST_METHOD \$request_method;
+            fastcgi_param CONTENT_LENGTH \$content_length; }
         location /backend/ { proxy_pass http://backend/; proxy_http_version 1.1; proxy_set_header Connection ""; }
     }
 }
@@ -281,6 +284,27 @@ sub start {
 }
 
 sub pid { my ($self) = @_; my ($pid) = Hybrid::Bench::slurp($self->root . '/nginx.pid') =~ /(\d+)/; return $self->{pid} = $pid }
+
+package Hybrid::Bench::Fpm;
+
+# php-fpm for a server's /fpm/, as long as this lives.
+use strict;
+use warnings;
+
+sub new {
+    my ($class, $server) = @_;
+    my $root = $server->root;
+    my ($program) = glob '/usr/sbin/php-fpm*' or die "no php-fpm\n";
+    $server->file('x.php', "<?php echo strlen(file_get_contents('php://input'));\n");
+    $server->file('../fpm.conf', "[global]\nerror_log = $root/logs/fpm\n[www]\nuser = www-data\ngroup = www-data\nlisten = $root/run/fpm\n"
+            . "listen.mode = 0666\npm = static\npm.max_children = 4\n");
+    my $pid = fork // die "fork: $!";
+    if (!$pid) { open STDERR, '>', '/dev/null'; exec $program, '-F', '-y', "$root/fpm.conf" or POSIX::_exit(127) }
+    Hybrid::Wait::wait_for(sub { -S "$root/run/fpm" }, 10) or die "php-fpm did not start\n";
+    return bless { pid => $pid }, $class;
+}
+
+sub DESTROY { my ($self) = @_; local $?; kill 'TERM', $self->{pid}; waitpid $self->{pid}, 0 }
 
 package Hybrid::Bench::Backend;
 
