@@ -82,6 +82,8 @@ class Look {
     {
         const std::string_view start = bytes_.substr(0, kProxy2.size());
         if (bytes_.size() > 4 && start == kProxy2.substr(0, start.size())) {
+            if (bytes_.size() < kProxy2.size())
+                return more(Arrival::State::Partial); // it may be something else still
             if (bytes_.size() < kProxy2Head)
                 return until(Arrival::State::Partial, kProxy2Head);
             const std::size_t length =
@@ -197,7 +199,7 @@ Arrival look_at_record(std::string_view bytes, std::size_t most)
     if (bytes.size() >= most || (!bytes.empty() && bytes[0] != kHandshake))
         return kWhole;
     if (bytes.size() < kHead)
-        return {Arrival::State::Partial, std::min(kHead, most)};
+        return {Arrival::State::Partial, bytes.empty() ? 1 : std::min(kHead, most)};
     const std::size_t length =
         kHead + (static_cast<unsigned char>(bytes[3]) << 8 | static_cast<unsigned char>(bytes[4]));
     return bytes.size() >= length ? kWhole : Arrival{Arrival::State::Partial, std::min(length, most)};

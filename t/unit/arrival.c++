@@ -2,6 +2,12 @@
 #include "hybrid/arrival.hpp"
 #include "tap.hpp"
 
+#include "../fuzz/arrival.hpp"
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
 
 using namespace hybrid;
@@ -88,7 +94,8 @@ void test_others()
 void test_records()
 {
     const auto look = [](std::string_view bytes) { return look_at_record(bytes, kMost); };
-    ok(look("").state == State::Partial && look("").wanted == 5, "a record begins with five bytes");
+    ok(look("").state == State::Partial && look("").wanted == 1, "nothing: wait for anything");
+    ok(look("\x16").state == State::Partial && look("\x16").wanted == 5, "a record begins with five bytes");
     const std::string hello = "\x16\x03\x01\x01\x02"s + std::string(0x102, 'h');
     is(look(hello.substr(0, 5)).wanted, hello.size(), "which tell its length");
     ok(look(hello.substr(0, hello.size() - 1)).state == State::Partial && look(hello).state == State::Whole,
@@ -98,10 +105,29 @@ void test_records()
     is(look("\x16\x03\x01\xff\xff"sv).wanted, kMost, "an absurd length");
 }
 
+// What libFuzzer has found worth keeping (make fuzz), and each of these cut everywhere.
+void test_corpus(const std::filesystem::path &root)
+{
+    int files = 0;
+    const char *wrong = nullptr;
+    std::error_code error;
+    for (const auto &entry : std::filesystem::directory_iterator(root / "t/fuzz/corpus-arrival", error)) {
+        std::ifstream file(entry.path(), std::ios::binary);
+        const std::string bytes(std::istreambuf_iterator<char>(file), {});
+        ++files;
+        for (std::size_t part = 0; part <= bytes.size() && !wrong; ++part)
+            for (const std::size_t most : {bytes.size() / 2 + 1, kMost})
+                wrong = wrong ? wrong : fuzz::check_arrival(bytes, part, most);
+    }
+    ok(!wrong && files > 10, "the corpus of %d: %s", files, wrong ? wrong : "all is well");
+}
+
 } // namespace
 
-int main()
+int main(int argc, char **argv)
 {
+    const char *root = std::getenv("HYBRID_ROOT");
+    test_corpus(argc > 1 ? argv[1] : root ? root : ".");
     test_heads();
     test_bodies();
     test_others();

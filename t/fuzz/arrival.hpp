@@ -1,0 +1,33 @@
+// What must be true of any bytes that a client sends, in whatever pieces: for the fuzzer and, over its corpus, for the
+// unit test.
+#pragma once
+
+#include "hybrid/arrival.hpp"
+
+#include <algorithm>
+#include <string_view>
+
+namespace fuzz {
+
+/// nullptr, or what is wrong.
+inline const char *check_arrival(std::string_view bytes, std::size_t part, std::size_t most)
+{
+    using hybrid::Arrival;
+    using State = Arrival::State;
+    for (const auto look : {hybrid::look_at_request, hybrid::look_at_record}) {
+        const std::string_view begin = bytes.substr(0, std::min(part, bytes.size()));
+        const Arrival first = look(begin, most);
+        const Arrival all = look(bytes, most);
+        if (first.state != State::Whole && first.wanted <= begin.size())
+            return "a look that is in vain asks for no more than there is";
+        if (first.state != State::Whole && begin.size() >= most)
+            return "the bound does not hold";
+        if (first.state == State::Whole && all.state != State::Whole)
+            return "what was whole is no longer when more has come";
+        if (first.state != State::Whole && all.state == State::Whole && bytes.size() < first.wanted)
+            return "it is whole sooner than was asked for: nobody would look";
+    }
+    return nullptr;
+}
+
+} // namespace fuzz
