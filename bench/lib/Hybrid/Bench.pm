@@ -313,8 +313,8 @@ use strict;
 use warnings;
 
 sub new {
-    my ($class, $port) = @_;
-    my $pid = open my $out, '-|', "$FindBin::Bin/slow-backend", $port, '0.2' or die "slow-backend: $!";
+    my ($class, $port, $seconds) = @_;
+    my $pid = open my $out, '-|', "$FindBin::Bin/slow-backend", $port, $seconds // 0.2 or die "slow-backend: $!";
     my $line = <$out>; # it listens
     die "slow-backend did not start\n" if !defined $line;
     return bless { pid => $pid, out => $out }, $class;

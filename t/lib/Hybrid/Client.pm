@@ -53,8 +53,12 @@ sub fill {
     my $socket = $self->{socket};
     my $pending = ref $socket eq 'IO::Socket::SSL' && $socket->pending;
     return if !$pending && !IO::Select->new($socket)->can_read($limit);
+    my $tls = ref $socket eq 'IO::Socket::SSL';
+    $socket->blocking(0) if $tls; # what is there may be a session ticket, or half a record
     my $n = sysread $socket, $self->{buffer}, $size || 65_536, length $self->{buffer};
-    return $n // 0;
+    my $nothing = $tls && !defined $n && $IO::Socket::SSL::SSL_ERROR == IO::Socket::SSL::SSL_WANT_READ();
+    $socket->blocking(1) if $tls;
+    return $nothing ? undef : $n // 0;
 }
 
 # Everything until $pattern matches the buffer; what matched is taken out of the buffer and returned.
@@ -64,8 +68,8 @@ sub read_until {
     while (1) {
         return $1 if $self->{buffer} =~ s/^(.*?$pattern)//s;
         my $left = $end - monotonic();
-        my $n = $left > 0 ? $self->fill($left) : undef;
-        croak 'timeout waiting for ' . $pattern . ', have: ' . substr($self->{buffer}, 0, 200) if !defined $n;
+        croak 'timeout waiting for ' . $pattern . ', have: ' . substr($self->{buffer}, 0, 200) if $left <= 0;
+        my $n = $self->fill($left) // next;
         croak 'closed while waiting for ' . $pattern . ', have: ' . substr($self->{buffer}, 0, 200) if !$n;
     }
 }
@@ -75,8 +79,8 @@ sub read_bytes {
     my $end = monotonic() + ($limit // $self->{limit});
     while (length $self->{buffer} < $count) {
         my $left = $end - monotonic();
-        my $n = $left > 0 ? $self->fill($left) : undef;
-        croak "timeout waiting for $count bytes" if !defined $n;
+        croak "timeout waiting for $count bytes" if $left <= 0;
+        my $n = $self->fill($left) // next;
         croak "closed while waiting for $count bytes" if !$n;
     }
     return substr $self->{buffer}, 0, $count, '';
