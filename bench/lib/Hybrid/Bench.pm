@@ -254,6 +254,7 @@ http {
     uwsgi_temp_path $root/run/uwsgi; scgi_temp_path $root/run/scgi;
     sendfile on;
     keepalive_requests 100;
+    keepalive_timeout 300s;
     upstream backend { server 127.0.0.1:$backend; keepalive 150; }
     server { # HTTP/2 counts requests where httpd does not
         listen 127.0.0.1:$tls ssl http2;
