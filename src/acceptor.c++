@@ -39,6 +39,17 @@ bool is_wildcard(const apr_sockaddr_t &address)
                                       : IN6_IS_ADDR_UNSPECIFIED(&address.sa.sin6.sin6_addr);
 }
 
+/// The virtual host in charge of connections to that socket, before any request names another.
+const server_rec *server_at(const ap_listen_rec &record)
+{
+    conn_rec connection{};
+    connection.local_addr = record.bind_addr;
+    connection.base_server = ap_server_conf;
+    if (record.bind_addr)
+        ap_update_vhost_given_ip(&connection);
+    return connection.base_server;
+}
+
 /// Whose clients speak first, and what? Protocols and AcceptFilter say so (S25): where it is "none" nothing is known.
 Expects expects(const ap_listen_rec &record, Await await)
 {
@@ -77,6 +88,7 @@ int Acceptor::open(ap_listen_rec *listeners)
         if (record->bind_addr && !is_wildcard(*record->bind_addr))
             socket.local = reinterpret_cast<const sockaddr *>(&record->bind_addr->sa);
         socket.expects = expects(*record, config_.await);
+        socket.server = server_at(*record);
         if (const int error = poller_.watch(socket.fd, socket))
             return error;
     }
@@ -136,6 +148,7 @@ ConnectionPtr Acceptor::take_client(Socket &socket, Time now)
     peer.expects = socket.expects;
     peer.inside = config_.await == Await::Head ? Expects::Head : Expects::Request;
     peer.local = socket.local;
+    peer.server = socket.server;
     socklen_t length = sizeof peer.address;
     peer.fd = accept4(socket.fd, &peer.address.any, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (peer.fd < 0) {

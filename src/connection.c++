@@ -47,7 +47,8 @@ ConnectionPtr Connection::accept(const Peer &peer, Pools &pools, Slot &slot, Run
 }
 
 Connection::Connection(const Peer &peer, Pools &pools, Slot &slot, Run turn)
-    : Runnable(turn), PollTarget(Kind::Client), pools_(pools), slot_(slot), peer_(peer), timeouts_of_(ap_server_conf)
+    : Runnable(turn), PollTarget(Kind::Client), pools_(pools), slot_(slot), peer_(peer),
+      timeouts_of_(peer.server ? peer.server : ap_server_conf)
 {
 }
 

@@ -108,6 +108,8 @@ int Parent::run(apr_pool_t *plog, server_rec *server)
     set_mpm_state(retained_, AP_MPMQ_STOPPING);
     if (!mpm.shutdown_pending)
         return restart();
+    if (!mpm.is_ungraceful)
+        mpm.shutdown_pending = 0; // from now on another signal means: at once
     if (mpm.is_ungraceful)
         return stop_now();
     ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf,
@@ -234,16 +236,16 @@ int Parent::stop_now()
 }
 
 // StopGracefully. What balances the load needs a while to hear that this server goes, and sends clients until then. The
-// next signal of any kind ends the patience.
+// next SIGTERM ends the patience.
 int Parent::stop_within_limit()
 {
     ap_unixd_mpm_retained_data &mpm = *retained_.mpm;
     const Time begin = now();
+    mpm.shutdown_pending = 0;
+    mpm.is_ungraceful = 0;
     ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf,
                  HYBLOGNO(0016) "caught SIGTERM, shutting down gracefully, within %d seconds", config_.stop_limit);
     if (config_.goodbye_time > 0) {
-        mpm.shutdown_pending = 0;
-        mpm.is_ungraceful = 0;
         serve_until_ = later(begin, seconds(config_.goodbye_time));
         children_.say_goodbye();
         serve();
@@ -251,6 +253,7 @@ int Parent::stop_within_limit()
             set_mpm_state(retained_, AP_MPMQ_STOPPING);
             return stop_now();
         }
+        mpm.shutdown_pending = 0; // asked to stop gracefully: that it does
     }
     set_mpm_state(retained_, AP_MPMQ_STOPPING);
     return stop_gracefully(later(begin, seconds(config_.stop_limit)));
@@ -263,7 +266,6 @@ int Parent::stop_gracefully(Time cutoff)
     ap_relieve_child_processes(reclaimed_);
     if (!child_fatal_)
         ap_remove_pid(pconf_, ap_pid_fname);
-    retained_.mpm->shutdown_pending = 0;
     do { // a signal ends the sleep early
         apr_sleep(std::clamp<Duration>(cutoff - now(), 0, apr_time_from_sec(1)));
         ap_relieve_child_processes(reclaimed_);

@@ -87,6 +87,17 @@ subtest 'RequestReadTimeout is still mod_reqtimeout\'s' => sub {
     like +($s->run('-t'))[1], qr/Invalid command 'RequestReadTimeout', perhaps misspelled/, 'and without it there is none';
 };
 
+subtest 'RequestReadTimeout of the virtual host that the address has' => sub {
+    my $s = server("RequestReadTimeout header=60\nListen 127.0.0.1:\@PORT2\@\n<VirtualHost 127.0.0.1:\@PORT2\@>\n RequestReadTimeout header=1\n</VirtualHost>\n",
+        modules => ['reqtimeout']);
+    my ($patient, $hasty) = map { Hybrid::Client->new($s->port($_)) } 1, 2;
+    $_->send("GET / HTTP/1.1\r\nHo") for $patient, $hasty;
+    is $hasty->response(limit => 20)->{status}, 408, 'one says 408';
+    ok !$patient->is_closed(0.5), 'the other waits';
+    $patient->send("st: x\r\n\r\n");
+    is $patient->response->{status}, 200, 'and answers';
+};
+
 subtest 'AwaitRequest: how much of a request' => sub {
     for (['head', 1, 6], ['off', 2, 6]) {
         my ($much, $at_work) = @$_;

@@ -60,6 +60,7 @@ class Acceptor {
         int fd = -1;
         Expects expects = Expects::Nothing;
         const sockaddr *local = nullptr;
+        const server_rec *server = nullptr;
     };
 
     bool accept_one(Socket &socket, Time now);

@@ -42,7 +42,8 @@ struct Peer {
     int fd = -1;
     Expects expects = Expects::Nothing;
     Expects inside = Expects::Nothing;
-    const sockaddr *local = nullptr; ///< the listening socket's address, if it is bound to one
+    const sockaddr *local = nullptr;    ///< the listening socket's address, if it is bound to one
+    const server_rec *server = nullptr; ///< whose timeouts count; nullptr: the main server's
     union {
         sockaddr any;
         sockaddr_in v4;
