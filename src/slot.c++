@@ -177,13 +177,15 @@ bool Slot::asked_to_leave() const
 }
 
 // ap_scoreboard_image is this process's own; only what it points to is shared. Who is writing at this moment has done
-// so long before the slot is anybody else's, which is another process's start away.
+// so long before the slot is anybody else's, which is another process's start away; of the rows' text, which is kept
+// for describe(), something may be torn, as it may be for mod_status at any time.
 void Slot::leave()
 {
     process_score &former = *process_;
     worker_score *rows = ap_scoreboard_image->servers[index_];
     nowhere_rows_.assign(rows, rows + thread_limit_);
-    nowhere_ = former;
+    nowhere_.pid = former.pid;
+    nowhere_.generation = former.generation;
     nowhere_.quiescing = kAccounted;
     ap_scoreboard_image->servers[index_] = nowhere_rows_.data();
     process_.store(&nowhere_);
