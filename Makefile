@@ -5,7 +5,7 @@ MAKEFLAGS += --no-builtin-rules
 SHELL := /bin/bash
 
 # These two bring what they need with them, so they must not ask for it before.
-SELF_SUFFICIENT := check demo bench bench-quick deps help fresh-check clean distclean
+SELF_SUFFICIENT := check demo bench bench-quick bench-clients deps help fresh-check clean distclean
 ifneq ($(filter-out $(SELF_SUFFICIENT),$(or $(MAKECMDGOALS),all)),)
 include build/config.mk
 include build/module.mk
@@ -14,7 +14,7 @@ include build/install.mk
 include build/tidy.mk
 endif
 
-.PHONY: help deps check demo bench bench-quick fresh-check clean distclean
+.PHONY: help deps check demo bench bench-quick bench-clients fresh-check clean distclean
 
 help:
 	@sed -n 's/^#: //p' $(MAKEFILE_LIST) build/*.mk
@@ -40,6 +40,11 @@ bench-quick: deps
 	@$(MAKE) --no-print-directory all
 	@build/with-build $(CURDIR)/bench/run --rounds=2 --seconds=1 --servers=hybrid,event,nginx \
 	    --loads=c1,c8,c32,c128,c512,think,close,nofile,tls,backend
+
+#: bench-clients  slow clients, idle ones, reloads and overload: hybrid, event, nginx, ten minutes; writes to bench/results
+bench-clients: deps
+	@$(MAKE) --no-print-directory all
+	@bench/record-clients
 
 #: fresh-check  the two above in a Debian 12 that has nothing but make (needs debootstrap and root)
 fresh-check:
