@@ -111,9 +111,8 @@ subtest 'a killed child loses what it was at, and nothing else' => sub {
     my @outs = map { asking($s, 4) } 1 .. 4;
     my $kills = 0;
     for (1 .. 3) {
-        my ($victim) = $s->children or next;
         select undef, undef, undef, 0.7; # the pace, not a wait for anything
-        kill 'KILL', $victim and $kills++;
+        wait_for(sub { my ($victim) = $s->children; $victim && kill 'KILL', $victim }, 5) and $kills++;
     }
     my ($asked, $failed) = (0, 0);
     for my $out (@outs) {
