@@ -73,7 +73,10 @@ static int hybrid_mpm(apr_pool_t *, apr_pool_t *plog, server_rec *s) noexcept
 
 static int hybrid_mpm_query(int code, int *result, apr_status_t *rv) noexcept
 {
-    return answer_query(code, door.config, *door.retained, result, rv);
+    const int rc = answer_query(code, door.config, *door.retained, result, rv);
+    if (code == AP_MPMQ_MPM_STATE && *result == AP_MPMQ_STOPPING && child() && child()->welcomes())
+        *result = AP_MPMQ_RUNNING;
+    return rc;
 }
 
 static const char *hybrid_mpm_get_name() noexcept

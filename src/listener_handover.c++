@@ -66,6 +66,13 @@ bool Listener::hand_over(Connection &connection)
     return false;
 }
 
+// Of the run queue: is it a connection that may go elsewhere?
+bool Listener::is_movable(void *self, Runnable &work)
+{
+    const auto &listener = *static_cast<Listener *>(self);
+    return work.run == listener.callbacks_.turn && static_cast<Connection &>(work).movable(listener.dormancy_);
+}
+
 // A few at a time: so many fit into the channel, and a user may have only so many descriptors under way.
 void Listener::hand_over_all(Time now)
 {
@@ -78,11 +85,19 @@ void Listener::hand_over_all(Time now)
         idle_.collect(parked);
         arriving_.collect(parked);
     }
-    if (parked.empty())
+    if (parked.empty() && !scheduler_.others_wait())
         return;
     if (!may_hand_over(now))
         return hand_over_at_.store(later(now, kNobody));
     int sent = 0;
+    while (Runnable *work = scheduler_.pull(Scheduler::End::First, is_movable, this)) {
+        auto &connection = static_cast<Connection &>(*work);
+        if (!hand_over(connection)) {
+            scheduler_.push(connection);
+            break;
+        }
+        ++sent;
+    }
     for (Timed *item : parked) {
         auto &connection = static_cast<Connection &>(*item);
         if (!connection.movable(dormancy_))
@@ -102,11 +117,7 @@ bool Listener::hand_over_waiting(Time now)
     const int room = slot_.look_elsewhere().idle_workers;
     int sent = 0;
     for (; sent < room; ++sent) {
-        const auto movable = [](void *self, Runnable &work) {
-            const auto &listener = *static_cast<Listener *>(self);
-            return work.run == listener.callbacks_.turn && static_cast<Connection &>(work).movable(listener.dormancy_);
-        };
-        auto *connection = static_cast<Connection *>(scheduler_.pull(Scheduler::End::First, movable, this));
+        auto *connection = static_cast<Connection *>(scheduler_.pull(Scheduler::End::First, is_movable, this));
         if (!connection)
             break;
         if (!hand_over(*connection)) {

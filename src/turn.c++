@@ -130,7 +130,9 @@ void Turn::process()
 int Turn::run_hooks()
 {
     mailbox().state = CONN_STATE_READ_REQUEST_LINE;
+    worker_.set_welcoming(connection_->take_first() && std::strcmp(ap_get_protocol(&record()), AP_PROTOCOL_HTTP1) != 0);
     const int rc = ap_run_process_connection(&record());
+    worker_.set_welcoming(false);
     if (rc == OK || rc == DONE) {
         switch (mailbox().state) {
         case CONN_STATE_READ_REQUEST_LINE: // by modules that never look at c->cs

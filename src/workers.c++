@@ -57,6 +57,7 @@ bool Worker::lets_others_in(std::uint64_t number)
 void Worker::run()
 {
     probe_.look_at_me();
+    tid_.store(pthread_self());
     slot.worker_started(row);
     rests_ = false;
     rest();
@@ -179,6 +180,15 @@ int Workers::reap()
         there += worker.pool_ != nullptr;
     }
     return there;
+}
+
+bool Workers::welcoming() const
+{
+    const pthread_t self = pthread_self();
+    for (const Worker &worker : workers_)
+        if (worker.tid_.load(std::memory_order_relaxed) == self)
+            return worker.welcoming_;
+    return false;
 }
 
 void Workers::describe(std::vector<std::string> &lines, Time now)

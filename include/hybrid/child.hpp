@@ -51,6 +51,11 @@ class Child {
     /// First part: everything up to dropping privileges and child_init; then serves until told otherwise. Exits.
     [[noreturn]] void main();
 
+    /// A child that ends answers "stopping" to mpm_query, and mod_http2 then says GOAWAY and closes as soon as no
+    /// stream is open. For a connection whose first streams are just on their way that would be the end of them, so it
+    /// has one turn in which the child says that it is running. True on the worker's thread that has such a turn.
+    bool welcomes() const { return workers_ && workers_->welcoming(); }
+
     /// httpd's ap_mpm_register_timed_callback(). Any thread.
     apr_status_t add_timer(Duration delay, TimedCallback callback);
 

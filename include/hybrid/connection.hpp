@@ -134,6 +134,8 @@ class Connection : public Runnable, public Timed, public PollTarget {
     /// From now on reads don't wait: what is not here by now is late (408).
     /// Its requests are answered with 503 (MaxWaitingRequests).
     void set_refused(bool refused) { refused_ = refused; }
+    /// True once: nothing has been processed yet.
+    bool take_first() { return std::exchange(first_, false); }
     /// A request begins with its next turn.
     bool refusable() const { return state_ == ConnState::Ready && (!opened() || was_idle_); }
     void set_late();
@@ -185,6 +187,7 @@ class Connection : public Runnable, public Timed, public PollTarget {
     bool was_idle_ = false; // until just now
     bool looked_ = false;
     bool looking_ = false;
+    bool first_ = true;
     bool refused_ = false;
     bool late_ = false;
     bool ended_ = false;
