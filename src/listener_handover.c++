@@ -66,11 +66,32 @@ bool Listener::hand_over(Connection &connection)
     return false;
 }
 
-// Of the run queue: is it a connection that may go elsewhere?
-bool Listener::is_movable(void *self, Runnable &work)
+// Of those that wait for a worker, who has waited longest first; until `most` are gone, or the channel refuses one.
+// What can't move waits on.
+int Listener::hand_over_queued(int most)
 {
-    const auto &listener = *static_cast<Listener *>(self);
-    return work.run == listener.callbacks_.turn && static_cast<Connection &>(work).movable(listener.dormancy_);
+    const auto may_move = [](void *self, Runnable &work) {
+        return work.run == static_cast<Listener *>(self)->callbacks_.turn &&
+               static_cast<Connection &>(work).between_requests();
+    };
+    std::vector<Connection *> stay;
+    int sent = 0;
+    while (sent < most) {
+        auto *connection = static_cast<Connection *>(scheduler_.pull(Scheduler::End::First, may_move, this));
+        if (!connection)
+            break;
+        const bool movable = connection->movable(dormancy_);
+        if (movable && hand_over(*connection)) {
+            ++sent;
+            continue;
+        }
+        stay.push_back(connection);
+        if (movable)
+            break;
+    }
+    for (Connection *connection : stay)
+        scheduler_.push(*connection);
+    return sent;
 }
 
 // A few at a time: so many fit into the channel, and a user may have only so many descriptors under way.
@@ -89,22 +110,14 @@ void Listener::hand_over_all(Time now)
         return;
     if (!may_hand_over(now))
         return hand_over_at_.store(later(now, kNobody));
-    int sent = 0;
-    while (Runnable *work = scheduler_.pull(Scheduler::End::First, is_movable, this)) {
-        auto &connection = static_cast<Connection &>(*work);
-        if (!hand_over(connection)) {
-            scheduler_.push(connection);
-            break;
-        }
-        ++sent;
-    }
+    int sent = hand_over_queued(kParcelsAtOnce);
     for (Timed *item : parked) {
         auto &connection = static_cast<Connection &>(*item);
         if (!connection.movable(dormancy_))
             continue;
         if (!hand_over(connection))
             return hand_over_at_.store(later(now, kRefused));
-        if (++sent == kParcelsAtOnce)
+        if (++sent >= kParcelsAtOnce)
             return hand_over_at_.store(later(now, kPace));
     }
 }
@@ -115,16 +128,7 @@ bool Listener::hand_over_waiting(Time now)
     if (!channel_ || now < hand_over_waiting_at_ || !scheduler_.others_wait())
         return false;
     const int room = slot_.look_elsewhere().idle_workers;
-    int sent = 0;
-    for (; sent < room; ++sent) {
-        auto *connection = static_cast<Connection *>(scheduler_.pull(Scheduler::End::First, is_movable, this));
-        if (!connection)
-            break;
-        if (!hand_over(*connection)) {
-            scheduler_.push(*connection);
-            break;
-        }
-    }
+    const int sent = hand_over_queued(room);
     hand_over_waiting_at_ = now + std::max(kWaitingPause, sent * kPerRequest);
     return room == 0;
 }
@@ -136,7 +140,7 @@ void Listener::refuse_waiting(Time now)
         return;
     const auto refusable = [](void *self, Runnable &work) {
         return work.run == static_cast<Listener *>(self)->callbacks_.turn &&
-               static_cast<Connection &>(work).refusable();
+               static_cast<Connection &>(work).between_requests();
     };
     while (scheduler_.load().queued > most_waiting_) {
         Runnable *work = scheduler_.pull(Scheduler::End::Last, refusable, this);

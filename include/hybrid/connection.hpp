@@ -136,8 +136,8 @@ class Connection : public Runnable, public Timed, public PollTarget {
     void set_refused(bool refused) { refused_ = refused; }
     /// True once: nothing has been processed yet.
     bool take_first() { return std::exchange(first_, false); }
-    /// A request begins with its next turn.
-    bool refusable() const { return state_ == ConnState::Ready && (!opened() || was_idle_); }
+    /// While it waits for a worker: a request begins with its next turn, and nothing of it has been read.
+    bool between_requests() const { return state_ == ConnState::Ready && !late_ && (!opened() || was_idle_); }
     void set_late();
     bool late() const { return late_; }
 

@@ -99,7 +99,7 @@ class Listener {
     bool hand_over(Connection &connection) EXCLUDES(mu_);
     bool may_hand_over(Time now);
     void hand_over_all(Time now) EXCLUDES(mu_);
-    static bool is_movable(void *self, Runnable &work);
+    int hand_over_queued(int most) EXCLUDES(mu_);
     void settle_idle(ConnectionPtr connection) EXCLUDES(mu_);
 
     bool hands_over() const { return hands_over_.load() && channel_; }
