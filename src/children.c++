@@ -59,6 +59,8 @@ int Children::open()
 
 void Children::wait_for_call(Duration length)
 {
+    if (on_news())
+        return;
     const Time end = later(now(), length);
     for (Duration left = length; left > 0; left = end - now()) {
         struct pollfd call = {retained_.calls, POLLIN, 0};
@@ -82,14 +84,14 @@ bool Children::on_news()
     return take_slots();
 }
 
-// Of the running generation.
+// Of the running generation. Its first worker may only just be starting: that is soon enough.
 bool Children::anybody_up()
 {
-    for (int slot = 0; slot < retained_.max_daemon_used; ++slot) {
-        const SlotView view = look_at(slot);
-        if (view.occupied && view.current && !view.quiescing && view.active > 0)
-            return true;
-    }
+    for (int slot = 0; slot < retained_.max_daemon_used; ++slot)
+        for (int row = 0; serves(slot) && row < config_.threads_per_child; ++row)
+            if (const int status = ap_get_scoreboard_worker_from_indexes(slot, row)->status;
+                status >= SERVER_STARTING && status < SERVER_GRACEFUL)
+                return true;
     return false;
 }
 
