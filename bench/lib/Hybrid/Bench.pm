@@ -307,6 +307,76 @@ sub new {
 
 sub DESTROY { my ($self) = @_; local $?; kill 'TERM', $self->{pid}; waitpid $self->{pid}, 0 }
 
+package Hybrid::Bench::Http2;
+
+# As much of HTTP/2 as asks for a file: {goaway} the server has said so, {gone} the connection has ended.
+use strict;
+use warnings;
+use IO::Select;
+use IO::Socket::SSL;
+
+sub new {
+    my ($class, $port) = @_;
+    my $socket = IO::Socket::SSL->new(PeerAddr => '127.0.0.1', PeerPort => $port, Timeout => 5, SSL_verify_mode => 0, SSL_alpn_protocols => ['h2'])
+        or return;
+    my $self = bless { socket => $socket, buffer => '', next => 1, last => 2**31 - 1, open => {} }, $class;
+    $self->write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" . frame(4, 0, 0, ''));
+    $socket->blocking(0);
+    return $self;
+}
+
+sub frame { my ($type, $flags, $stream, $payload) = @_; return pack('CnCCN', 0, length $payload, $type, $flags, $stream) . $payload }
+
+sub write { my ($self, $bytes) = @_; $self->{socket}->blocking(1); syswrite $self->{socket}, $bytes or $self->{gone} = 1; $self->{socket}->blocking(0) }
+
+# Takes in frames for so long, or until `$done`.
+sub listen {
+    my ($self, $seconds, $done) = @_;
+    my $end = Hybrid::Wait::monotonic() + $seconds;
+    until ($self->{gone} || ($done && $done->())) {
+        my $n = sysread $self->{socket}, $self->{buffer}, 65_536, length $self->{buffer};
+        if ($n) { $self->take_frames; next }
+        if (defined $n || $SSL_ERROR != IO::Socket::SSL::SSL_WANT_READ()) { $self->{gone} = 1; return }
+        my $left = $end - Hybrid::Wait::monotonic();
+        return if $left <= 0;
+        IO::Select->new($self->{socket})->can_read($left);
+    }
+}
+
+sub take_frames {
+    my ($self) = @_;
+    while (length $self->{buffer} >= 9) {
+        my ($high, $low, $type, $flags, $stream) = unpack 'CnCCN', $self->{buffer};
+        my $length = $high << 16 | $low;
+        return if length $self->{buffer} < 9 + $length;
+        my $payload = substr $self->{buffer}, 9, $length;
+        substr $self->{buffer}, 0, 9 + $length, '';
+        $self->write(frame(4, 1, 0, '')) if $type == 4 && !($flags & 1);
+        $self->write(frame(6, 1, 0, $payload)) if $type == 6 && !($flags & 1);
+        @$self{qw(goaway last)} = (1, unpack('N', $payload) & 0x7fff_ffff) if $type == 7;
+        $self->{open}{$stream} = 'ok' if $type == 1 && ord($payload) == 0x88; # :status 200
+        $self->{answered}++ if ($type == 0 || $type == 1) && $flags & 1 && ($self->{open}{$stream} // '') eq 'ok' && delete $self->{open}{$stream};
+        delete $self->{open}{$stream} if $type == 3;
+    }
+}
+
+# So many streams at once: how many are answered. What GOAWAY says is not taken is not waited for.
+sub get {
+    my ($self, $path, $streams, $limit) = @_;
+    return 0 if $self->{goaway};
+    $self->{answered} = 0;
+    my $bytes = '';
+    for (1 .. $streams) {
+        my $header = "\x82\x87\x04" . chr(length $path) . $path . "\x01\x09localhost";
+        $bytes .= frame(1, 5, $self->{next}, $header);
+        $self->{open}{ $self->{next} } = 'waits';
+        $self->{next} += 2;
+    }
+    $self->write($bytes);
+    $self->listen($limit, sub { !grep { $_ <= $self->{last} } keys %{ $self->{open} } });
+    return $self->{answered};
+}
+
 package Hybrid::Bench::Backend;
 
 # The 200 ms backend, bench/slow-backend, as long as this lives.
