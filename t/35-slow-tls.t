@@ -6,6 +6,7 @@ use warnings;
 use Test::More;
 use IO::Select;
 use IO::Socket::INET;
+use IO::Socket::SSL;
 use Hybrid::Client;
 use Hybrid::Load qw(run_command);
 use Hybrid::Server;
@@ -13,7 +14,6 @@ use Hybrid::Wait;
 
 my $mpm = Hybrid::Server::mpm();
 plan skip_all => "$mpm holds a worker for each (K09, K10)" if $mpm ne 'hybrid';
-plan skip_all => 'needs IO::Socket::SSL' if !eval { require IO::Socket::SSL; 1 };
 
 sub server {
     my ($conf, %option) = @_;
