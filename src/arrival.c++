@@ -2,82 +2,258 @@
 
 #include <algorithm>
 #include <cctype>
+#include <limits>
 #include <optional>
 
 namespace hybrid {
 
 namespace {
 
+using namespace std::literals;
+
 constexpr Arrival kWhole = {Arrival::State::Whole, 0};
-constexpr std::string_view kProxy2 = {"\r\n\r\n\0\r\nQUIT\n", 12}; // the PROXY protocol, version 2
+constexpr auto kProxy2 = "\r\n\r\n\0\r\nQUIT\n"sv; // the PROXY protocol, version 2
 constexpr std::size_t kProxy2Head = 16;
-constexpr std::size_t kMostDigits = 15;
+constexpr std::size_t kProxy1Most = 107; // its version 1, with the line end
+constexpr auto kHttp2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"sv;
+constexpr int kMostBlankLines = 10;            // DEFAULT_LIMIT_BLANK_LINES
+constexpr std::size_t kMostChunkBlanks = 10;   // before its extensions
+constexpr std::size_t kLinePieces = 24 * 1024; // of a line that does not end: with so many httpd has seen two pieces
+
+bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+bool is_control(char c)
+{
+    return (static_cast<unsigned char>(c) < ' ' && c != '\t') || c == '\x7f';
+}
+
+bool is_visible(char c)
+{
+    return static_cast<unsigned char>(c) > ' ' && c != '\x7f';
+}
 
 bool is_token(char c)
 {
-    return std::isalnum(static_cast<unsigned char>(c)) ||
-           std::string_view("!#$%&'*+-.^_`|~").find(c) != std::string_view::npos;
+    return std::isalnum(static_cast<unsigned char>(c)) || "!#$%&'*+-.^_`|~"sv.find(c) != std::string_view::npos;
 }
 
-bool same_name(std::string_view a, std::string_view lower_case)
+bool same_text(std::string_view a, std::string_view lower_case)
 {
     return a.size() == lower_case.size() && std::equal(a.begin(), a.end(), lower_case.begin(), [](char x, char y) {
                return std::tolower(static_cast<unsigned char>(x)) == y;
            });
 }
 
+std::string_view trimmed(std::string_view text)
+{
+    text.remove_prefix(std::min(text.find_first_not_of(" \t"), text.size()));
+    text.remove_suffix(text.size() - (text.find_last_not_of(" \t") + 1));
+    return text;
+}
+
+/// A number of bytes as httpd takes it, which must fit into apr_off_t; nothing when it is none.
+std::optional<std::size_t> number(std::string_view text, unsigned base)
+{
+    constexpr std::size_t kLargest = std::numeric_limits<std::int64_t>::max();
+    std::size_t value = 0;
+    for (const char c : text) {
+        if (base == 10 ? !is_digit(c) : !std::isxdigit(static_cast<unsigned char>(c)))
+            return std::nullopt;
+        const unsigned digit = is_digit(c) ? c - '0' : std::tolower(static_cast<unsigned char>(c)) - 'a' + 10;
+        if (value > (kLargest - digit) / base)
+            return std::nullopt;
+        value = value * base + digit;
+    }
+    return text.empty() ? std::nullopt : std::optional(value);
+}
+
+/// "scheme://host:port/path", such that httpd goes on to read the fields.
+bool is_absolute(std::string_view target)
+{
+    const auto in_scheme = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || "+-."sv.find(c) < 3; };
+    const std::size_t end = target.find("://");
+    if (end == 0 || end == std::string_view::npos || !std::all_of(target.begin(), target.begin() + end, in_scheme))
+        return false;
+    target.remove_prefix(end + 3);
+    const std::string_view authority = target.substr(0, target.find_first_of("/?"));
+    const std::size_t colon = authority.substr(authority.rfind(']') + 1).rfind(':');
+    const std::string_view port = colon == std::string_view::npos ? "" : authority.substr(authority.rfind(':') + 1);
+    return !authority.empty() && authority.find('@') == std::string_view::npos &&
+           std::all_of(port.begin(), port.end(), is_digit);
+}
+
+/// "method target HTTP/1.1", such that httpd goes on to read the fields (ap_parse_request_line()). Everything else it
+/// answers at once.
+bool is_request_line(std::string_view line)
+{
+    const std::size_t first = line.find(' ');
+    const std::size_t last = line.rfind(' ');
+    if (first == 0 || first == std::string_view::npos || last <= first + 1)
+        return false;
+    const std::string_view method = line.substr(0, first);
+    const std::string_view target = line.substr(first + 1, last - first - 1);
+    const std::string_view protocol = line.substr(last + 1);
+    if (!std::all_of(method.begin(), method.end(), is_token) || !std::all_of(target.begin(), target.end(), is_visible))
+        return false;
+    if (protocol.size() != 8 || !protocol.starts_with("HTTP/") || !is_digit(protocol[5]) || protocol[5] == '0' ||
+        protocol[6] != '.' || !is_digit(protocol[7]))
+        return false;
+    if (method == "CONNECT")
+        return true;
+    if (target.find('#') != std::string_view::npos)
+        return false;
+    return target.front() == '/' || (target == "*" && method == "OPTIONS") || is_absolute(target);
+}
+
+/// The lines of a head, or of trailers, as httpd reads them (ap_get_mime_headers_core()): a field is looked at when the
+/// next line is here, because that may go on with it.
+class Fields {
+  public:
+    Fields(const RequestLimits &limits) : limits_(limits) {}
+
+    /// False: httpd refuses the request with this line.
+    bool take(std::string_view line)
+    {
+        if (!line.empty() && (line.front() == ' ' || line.front() == '\t'))
+            return fold(line);
+        if (any_ && (!good_ || (limits_.fields > 0 && ++count_ > limits_.fields)))
+            return false;
+        if (line.empty())
+            return true;
+        any_ = true;
+        length_ = std::max<std::size_t>(line.find_last_not_of(" \t") + 1, 1);
+        const std::size_t colon = line.find(':');
+        const std::string_view name = line.substr(0, colon);
+        const std::string_view value = colon == std::string_view::npos ? "" : line.substr(colon + 1);
+        good_ = colon != std::string_view::npos && !name.empty() && std::all_of(name.begin(), name.end(), is_token) &&
+                std::none_of(value.begin(), value.end(), is_control);
+        note(name, trimmed(value));
+        return true;
+    }
+
+    bool expects() const { return expects_; }
+    bool encoded() const { return encoded_; }
+    bool chunked() const { return chunked_; }
+    /// Of the body; nothing when it makes no sense.
+    std::optional<std::size_t> body_length() const { return body_length_; }
+
+  private:
+    bool fold(std::string_view line)
+    {
+        const std::string_view text = trimmed(line);
+        if (!any_ || text.empty() || length_ + text.size() + 2 >= limits_.field_size)
+            return false;
+        length_ += text.size() + 1;
+        good_ = good_ && std::none_of(text.begin(), text.end(), is_control);
+        if (last_ == Last::Length)
+            body_length_ = std::nullopt;
+        if (last_ == Last::Encoding)
+            note_encoding(text);
+        return true;
+    }
+
+    void note(std::string_view name, std::string_view value)
+    {
+        last_ = Last::Other;
+        if (same_text(name, "content-length")) {
+            last_ = Last::Length;
+            body_length_ = lengths_++ == 0 ? number(value, 10) : std::nullopt;
+        } else if (same_text(name, "transfer-encoding")) {
+            last_ = Last::Encoding;
+            note_encoding(value);
+        } else if (same_text(name, "expect")) {
+            expects_ = true;
+        }
+    }
+
+    // The last one counts (ap_is_chunked()).
+    void note_encoding(std::string_view value)
+    {
+        constexpr auto name = "chunked"sv;
+        encoded_ = true;
+        chunked_ = value.size() >= name.size() && same_text(value.substr(value.size() - name.size()), name) &&
+                   (value.size() == name.size() || value[value.size() - name.size() - 1] == ',' ||
+                    value[value.size() - name.size() - 1] == ' ');
+    }
+
+    enum class Last { Other, Length, Encoding };
+
+    const RequestLimits &limits_;
+    std::size_t count_ = 0;
+    std::size_t length_ = 0; // of the field, with all its lines
+    bool any_ = false;
+    bool good_ = true;
+    Last last_ = Last::Other;
+    int lengths_ = 0;
+    std::optional<std::size_t> body_length_ = 0;
+    bool encoded_ = false;
+    bool chunked_ = false;
+    bool expects_ = false;
+};
+
 /// Goes through the bytes line by line.
 class Look {
   public:
-    Look(std::string_view bytes, std::size_t most) : bytes_(bytes), most_(most) {}
+    Look(std::string_view bytes, const RequestLimits &limits) : bytes_(bytes), limits_(limits) {}
 
     Arrival go()
     {
-        if (bytes_.size() >= most_)
+        if (bytes_.size() >= limits_.most)
             return kWhole;
-        if (const auto verdict = proxy_header())
-            return *verdict;
-        skip_blank_lines();
-        if (at_ == bytes_.size())
-            return more(Arrival::State::Partial);
-        if (!may_be_method())
-            return kWhole;
-        const auto request_line = line();
-        if (!request_line)
-            return more(Arrival::State::Partial);
-        // "GET /path", without a version: HTTP/0.9, whole with its first line, or no HTTP at all.
-        const std::size_t space = request_line->rfind(' ');
-        if (space == std::string_view::npos || request_line->substr(space + 1, 5) != "HTTP/" ||
-            request_line->starts_with("PRI "))
-            return kWhole;
-        for (;;) {
-            const auto field = line();
-            if (!field)
-                return more(Arrival::State::Partial);
-            if (field->empty())
-                return body();
-            note(*field);
+        if (kHttp2Preface.starts_with(bytes_) && bytes_ != kHttp2Preface)
+            return more(Arrival::State::Partial); // mod_http2 wants to see all of it at once
+        if (limits_.proxy_header)
+            if (const auto verdict = proxy_header())
+                return *verdict;
+        for (int left = kMostBlankLines + 1; left > 0; --left) {
+            if (!limits_.only_http && !may_be_method())
+                return kWhole;
+            if (!line(limits_.line))
+                return refused_ ? kWhole : more(Arrival::State::Partial);
+            if (!line_.empty())
+                return is_request_line(line_) ? head() : kWhole;
         }
+        return kWhole;
     }
 
   private:
     Arrival more(Arrival::State state) const { return until(state, bytes_.size() + 1); }
-    Arrival until(Arrival::State state, std::size_t wanted) const { return {state, std::min(wanted, most_)}; }
-
-    /// The next line without its end; nothing when that is not here yet.
-    std::optional<std::string_view> line()
+    Arrival until(Arrival::State state, std::size_t wanted) const
     {
-        const std::size_t end = bytes_.find('\n', at_);
-        if (end == std::string_view::npos)
-            return std::nullopt;
-        std::string_view text = bytes_.substr(at_, end - at_);
-        at_ = end + 1;
-        if (text.ends_with('\r'))
-            text.remove_suffix(1);
-        return text;
+        return {state, std::min(wanted, limits_.most), state == Arrival::State::Body ? head_ : 0};
     }
 
-    // mod_remoteip takes it off; without it, httpd answers whatever follows with an error.
+    bool may_be_method() const
+    {
+        std::size_t i = at_;
+        while (i < bytes_.size() && is_token(bytes_[i]))
+            ++i;
+        return i == bytes_.size() || bytes_[i] == '\r' || bytes_[i] == '\n' || (i > at_ && bytes_[i] == ' ');
+    }
+
+    /// Takes the next line, without its end. False: it is not whole, or `refused_`: httpd says so at once, because it
+    /// is longer than `most`, has a zero in it, or ends in another way than it should.
+    bool line(std::size_t most)
+    {
+        const std::size_t end = bytes_.find('\n', at_);
+        line_ = bytes_.substr(at_, end == std::string_view::npos ? end : end - at_);
+        if (end == std::string_view::npos) {
+            refused_ = line_.size() > std::max(most, kLinePieces);
+            return false;
+        }
+        at_ = end + 1;
+        const bool ends_well = line_.ends_with('\r');
+        if (ends_well)
+            line_.remove_suffix(1);
+        refused_ =
+            line_.size() > most + 1 || (limits_.strict && !ends_well) || line_.find('\0') != std::string_view::npos;
+        return !refused_;
+    }
+
+    // mod_remoteip takes it off.
     std::optional<Arrival> proxy_header()
     {
         const std::string_view start = bytes_.substr(0, kProxy2.size());
@@ -91,118 +267,102 @@ class Look {
             if (bytes_.size() < length)
                 return until(Arrival::State::Partial, length);
             at_ = length;
-        } else if (bytes_.starts_with("PROXY ") && !line()) {
-            return more(Arrival::State::Partial);
+        } else if (bytes_.starts_with("PROXY ") && !line(kProxy1Most)) {
+            return refused_ || bytes_.size() >= kProxy1Most ? kWhole : more(Arrival::State::Partial);
         }
         return std::nullopt;
     }
 
-    void skip_blank_lines()
+    Arrival head()
     {
-        while (at_ < bytes_.size() && (bytes_[at_] == '\n' || bytes_[at_] == '\r'))
-            ++at_;
-    }
-
-    bool may_be_method() const
-    {
-        std::size_t i = at_;
-        while (i < bytes_.size() && is_token(bytes_[i]))
-            ++i;
-        return i == bytes_.size() || (i > at_ && (bytes_[i] == ' ' || bytes_[i] == '\r' || bytes_[i] == '\n'));
-    }
-
-    void note(std::string_view field)
-    {
-        const std::size_t colon = field.find(':');
-        if (colon == std::string_view::npos)
-            return;
-        const std::string_view name = field.substr(0, colon);
-        std::string_view value = field.substr(colon + 1);
-        value.remove_prefix(std::min(value.find_first_not_of(" \t"), value.size()));
-        if (same_name(name, "content-length"))
-            length_ = number(value, 10);
-        else if (same_name(name, "transfer-encoding"))
-            chunked_ = true;
-        else if (same_name(name, "expect"))
-            expects_ = true;
-    }
-
-    static std::size_t number(std::string_view text, int base)
-    {
-        std::size_t value = 0;
-        for (std::size_t i = 0;
-             i < text.size() && i < kMostDigits && std::isxdigit(static_cast<unsigned char>(text[i])); ++i) {
-            const char c = text[i];
-            const int digit = std::isdigit(static_cast<unsigned char>(c))
-                                  ? c - '0'
-                                  : std::tolower(static_cast<unsigned char>(c)) - 'a' + 10;
-            if (digit >= base)
-                break;
-            value = value * base + digit;
-        }
-        return value;
-    }
-
-    Arrival body()
-    {
-        if (expects_)
+        Fields fields(limits_);
+        if (const auto verdict = read_fields(fields, Arrival::State::Partial))
+            return *verdict;
+        head_ = at_;
+        const std::optional<std::size_t> length = fields.body_length();
+        if (fields.expects() || !length || (fields.encoded() && !fields.chunked()))
             return kWhole;
-        if (chunked_)
+        if (fields.chunked())
             return chunks();
-        const std::size_t end = at_ + length_;
-        return bytes_.size() >= std::min(end, most_) ? kWhole : until(Arrival::State::Body, end);
+        const std::size_t wanted = *length < limits_.most ? at_ + *length : limits_.most;
+        return bytes_.size() >= std::min(wanted, limits_.most) ? kWhole : until(Arrival::State::Body, wanted);
+    }
+
+    /// Up to the empty line; a verdict when that is not here, or not to come.
+    std::optional<Arrival> read_fields(Fields &fields, Arrival::State state)
+    {
+        do {
+            if (!line(limits_.field_size))
+                return refused_ ? kWhole : more(state);
+            if (!fields.take(line_))
+                return kWhole;
+        } while (!line_.empty());
+        return std::nullopt;
     }
 
     Arrival chunks()
     {
         for (;;) {
-            const auto size_line = line();
-            if (!size_line)
-                return more(Arrival::State::Body);
-            if (size_line->empty() || !std::isxdigit(static_cast<unsigned char>(size_line->front())))
-                return kWhole; // wrong
-            const std::size_t size = number(*size_line, 16);
-            if (size == 0)
-                break;
-            if (size >= most_ || at_ + size + 2 > bytes_.size())
-                return until(Arrival::State::Body, size >= most_ ? most_ : at_ + size + 2);
-            at_ += size + 2; // and its line end
-        }
-        for (;;) { // trailers
-            const auto field = line();
-            if (!field)
-                return more(Arrival::State::Body);
-            if (field->empty())
+            if (!line(limits_.field_size))
+                return refused_ ? kWhole : more(Arrival::State::Body);
+            const std::optional<std::size_t> size = chunk_size(line_);
+            if (!size)
+                return kWhole;
+            if (*size == 0) {
+                Fields trailers(limits_);
+                return read_fields(trailers, Arrival::State::Body).value_or(kWhole);
+            }
+            if (*size >= limits_.most || at_ + *size >= bytes_.size())
+                return until(Arrival::State::Body, *size >= limits_.most ? limits_.most : at_ + *size + 1);
+            at_ += *size;
+            if (!line(limits_.field_size)) // its end
+                return refused_ ? kWhole : more(Arrival::State::Body);
+            if (!line_.empty())
                 return kWhole;
         }
     }
 
+    /// As parse_chunk_size() in modules/http/http_filters.c; nothing: wrong.
+    std::optional<std::size_t> chunk_size(std::string_view line) const
+    {
+        const std::string_view before = line.substr(0, line.find(';'));
+        const std::string_view digits = before.substr(0, before.find_first_of(" \t"));
+        const std::string_view blanks = before.substr(digits.size());
+        const bool good = blanks.find_first_not_of(" \t") == std::string_view::npos &&
+                          blanks.size() <= kMostChunkBlanks && line.size() + 2 <= limits_.field_size &&
+                          std::none_of(line.begin(), line.end(), is_control);
+        return good ? number(digits, 16) : std::nullopt;
+    }
+
     const std::string_view bytes_;
-    const std::size_t most_;
+    const RequestLimits &limits_;
     std::size_t at_ = 0;
-    std::size_t length_ = 0;
-    bool chunked_ = false;
-    bool expects_ = false;
+    std::size_t head_ = 0;
+    std::string_view line_;
+    bool refused_ = false;
 };
 
 } // namespace
 
-Arrival look_at_request(std::string_view bytes, std::size_t most)
+Arrival look_at_request(std::string_view bytes, const RequestLimits &limits)
 {
-    return Look(bytes, most).go();
+    return Look(bytes, limits).go();
 }
 
-Arrival look_at_record(std::string_view bytes, std::size_t most)
+Arrival look_at_record(std::string_view bytes, const RequestLimits &limits)
 {
     constexpr std::size_t kHead = 5;
-    constexpr char kHandshake = 0x16;
-    if (bytes.size() >= most || (!bytes.empty() && bytes[0] != kHandshake))
+    constexpr std::size_t kLargest = 16 * 1024;
+    constexpr auto kHandshake = "\x16\x03"sv;
+    if (bytes.size() >= limits.most || bytes.substr(0, kHandshake.size()) != kHandshake.substr(0, bytes.size()))
         return kWhole;
     if (bytes.size() < kHead)
-        return {Arrival::State::Partial, bytes.empty() ? 1 : std::min(kHead, most)};
-    const std::size_t length =
-        kHead + (static_cast<unsigned char>(bytes[3]) << 8 | static_cast<unsigned char>(bytes[4]));
-    return bytes.size() >= length ? kWhole : Arrival{Arrival::State::Partial, std::min(length, most)};
+        return {Arrival::State::Partial,
+                std::min(bytes.size() < kHandshake.size() ? bytes.size() + 1 : kHead, limits.most)};
+    const std::size_t length = static_cast<unsigned char>(bytes[3]) << 8 | static_cast<unsigned char>(bytes[4]);
+    return length > kLargest || bytes.size() >= kHead + length
+               ? kWhole
+               : Arrival{Arrival::State::Partial, std::min(kHead + length, limits.most)};
 }
 
 } // namespace hybrid

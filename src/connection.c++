@@ -1,23 +1,13 @@
 #include "hybrid/connection.hpp"
 
-#include "hybrid/arrival.hpp"
-#include "hybrid/request_timeouts.hpp"
 #include "hybrid/tls_input.hpp"
 
 #include <arpa/inet.h>
-#include <cerrno>
 #include <new>
 #include <sys/socket.h>
 #include <unistd.h>
 
 namespace hybrid {
-
-namespace {
-
-constexpr std::size_t kMostAwaited = 32 * 1024; // bytes of a request before it is begun; a receive buffer holds more
-constexpr std::size_t kUsualHead = 4 * 1024;
-
-} // namespace
 
 void ConnectionCloser::operator()(Connection *connection) const
 {
@@ -61,6 +51,9 @@ void Connection::transit(ConnEvent event)
                       facts(*to).name);
     slot_.moved(state_, *to);
     was_idle_ = state_ == ConnState::KeepAlive && to == ConnState::Ready;
+    if (state_ == ConnState::Arriving && to == ConnState::Ready)
+        forget_part();
+    ap_assert(to != ConnState::KeepAlive || (awaited_ == 1 && !holds_part()));
     state_ = *to;
 }
 
@@ -75,6 +68,8 @@ int Connection::open(apr_thread_t *thread, int row, ap_filter_rec_t *tls_filter)
         return HTTP_INTERNAL_SERVER_ERROR; // core closed the socket and said why (R12)
     c_ = c;
     c->keepalives = keepalives_;
+    if (!log_id_.empty())
+        c->log_id = apr_pstrdup(pool_, log_id_.c_str());
     c->current_thread = thread;
     c->cs = &mailbox_;
     ap_set_module_config(c->conn_config, &mpm_hybrid_module, this);
@@ -104,6 +99,8 @@ bool Connection::sleep(const Dormancy &dormancy)
         return false;
     ap_log_cerror(APLOG_MARK, APLOG_TRACE6, 0, c_, "goes to sleep");
     keepalives_ = c_->keepalives;
+    if (c_->log_id)
+        log_id_ = c_->log_id;
     apr_os_sock_t none = -1;
     apr_os_sock_put(&socket_, &none, pool_); // the descriptor stays
     pools_.put(std::exchange(pool_, nullptr));
@@ -170,129 +167,6 @@ bool Connection::input_waits() const
 {
     char byte;
     return recv(fd(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
-}
-
-Connection::Here Connection::look()
-{
-    return tls_ ? look_inside() : c_ ? look_live() : look_dormant();
-}
-
-bool Connection::shakes_hands() const
-{
-    return tls_ && !tls_->handshaken();
-}
-
-Connection::Here Connection::look_inside()
-{
-    if (!tls_->handshaken()) {
-        if (!tls_->shake_hands())
-            return Here::Part;
-        begins_ = 0; // now for the head
-    }
-    if (!tls_->http1()) {
-        tls_->remove();
-        tls_ = nullptr;
-        expect_nothing();
-        return Here::Whole;
-    }
-    if (!tls_->read_ahead(kMostAwaited))
-        return Here::Whole;
-    const std::string_view bytes = tls_->held();
-    if (bytes.empty()) {
-        here_ = head_ = 0;
-        return Here::Nothing;
-    }
-    return bytes.size() < kMostAwaited ? judge(bytes) : Here::Whole;
-}
-
-Connection::Here Connection::judge(std::string_view bytes)
-{
-    Arrival arrival =
-        peer_.expects == Expects::Record ? look_at_record(bytes, kMostAwaited) : look_at_request(bytes, kMostAwaited);
-    if (arrival.state == Arrival::State::Body && peer_.expects == Expects::Head)
-        arrival.state = Arrival::State::Whole;
-    await(arrival.state == Arrival::State::Whole ? 1 : arrival.wanted);
-    here_ = arrival.state == Arrival::State::Whole ? 0 : static_cast<int>(bytes.size());
-    if (arrival.state != Arrival::State::Body)
-        head_ = 0;
-    else if (head_ == 0)
-        head_ = here_;
-    return arrival.state == Arrival::State::Whole  ? Here::Whole
-           : arrival.state == Arrival::State::Body ? Here::Head
-                                                   : Here::Part;
-}
-
-Duration Connection::request_timeout() const
-{
-    if (shakes_hands())
-        return RequestTimeouts::handshake(timeouts_of_);
-    return head_ ? RequestTimeouts::body(timeouts_of_, here_ - head_) : RequestTimeouts::head(timeouts_of_, here_);
-}
-
-// The bytes stay in the kernel. It reports again when there are as many as are wanted, or when the client has ended:
-// then there are fewer, and nothing is left to wait for.
-Connection::Here Connection::look_dormant()
-{
-    char few[kUsualHead];
-    ssize_t count = recv(fd(), few, sizeof few, MSG_PEEK | MSG_DONTWAIT);
-    if (count < 0)
-        return errno == EAGAIN || errno == EINTR ? Here::Nothing : Here::Gone;
-    if (count == 0)
-        return Here::Gone;
-    if (count < awaited_)
-        return Here::Whole;
-    if (count < static_cast<ssize_t>(sizeof few))
-        return judge({few, static_cast<std::size_t>(count)});
-    const std::unique_ptr<char[]> many(new (std::nothrow) char[kMostAwaited]);
-    count = many ? recv(fd(), many.get(), kMostAwaited, MSG_PEEK | MSG_DONTWAIT) : 0;
-    return count > 0 && count >= awaited_ ? judge({many.get(), static_cast<std::size_t>(count)}) : Here::Whole;
-}
-
-void Connection::await(std::size_t bytes)
-{
-    const int count = c_ ? 1 : static_cast<int>(bytes);
-    if (std::exchange(awaited_, count) != count)
-        setsockopt(fd(), SOL_SOCKET, SO_RCVLOWAT, &count, sizeof count);
-}
-
-void Connection::set_late()
-{
-    late_ = true;
-    await(1);
-}
-
-// Asks core's input filter itself, so that the filters above, mod_reqtimeout's with its clock and mod_ssl's, don't take
-// part. What it has read it keeps for them.
-Connection::Here Connection::look_live()
-{
-    if (!look_)
-        look_ = apr_brigade_create(pool_, buckets_);
-    ap_filter_t *core = c_->input_filters;
-    while (core->next)
-        core = core->next;
-    looking_ = true;
-    drained_ = ended_ = false;
-    const apr_status_t rv =
-        core->frec->filter_func.in_func(core, look_, AP_MODE_SPECULATIVE, APR_NONBLOCK_READ, kMostAwaited);
-    looking_ = false;
-
-    Here here = Here::Whole;
-    const char *bytes = nullptr;
-    apr_size_t length = 0;
-    if (rv == APR_SUCCESS && !ended_) {
-        if (APR_BRIGADE_EMPTY(look_)) {
-            here = Here::Nothing;
-        } else if (APR_BUCKET_NEXT(APR_BRIGADE_FIRST(look_)) == APR_BRIGADE_SENTINEL(look_)) {
-            if (apr_bucket_read(APR_BRIGADE_FIRST(look_), &bytes, &length, APR_NONBLOCK_READ) == APR_SUCCESS)
-                here = judge({bytes, length});
-        } else if (const std::unique_ptr<char[]> flat(new (std::nothrow) char[kMostAwaited]); flat) {
-            length = kMostAwaited;
-            if (apr_brigade_flatten(look_, flat.get(), &length) == APR_SUCCESS)
-                here = judge({flat.get(), length});
-        }
-    }
-    apr_brigade_cleanup(look_);
-    return here;
 }
 
 std::string Connection::describe(const std::string &host, const std::string &request, Duration length) const

@@ -40,6 +40,18 @@ const char *unknown(const apr_array_header_t *hooks)
     return nullptr;
 }
 
+/// A module that may keep something on connections; nullptr: none does.
+const char *keeper()
+{
+    for (const apr_array_header_t *hooks :
+         {ap_hook_get_create_connection(), ap_hook_get_pre_connection(), ap_hook_get_process_connection(),
+          ap_hook_get_pre_close_connection(), ap_hook_get_suspend_connection(), ap_hook_get_resume_connection()})
+        if (const char *name = unknown(hooks))
+            return name;
+    // "LuaScope conn" keeps a whole interpreter in the connection's pool. .htaccess may say so, too.
+    return ap_find_linked_module("mod_lua.c") ? "mod_lua.c" : nullptr;
+}
+
 bool known(const ap_filter_t *filter)
 {
     for (; filter; filter = filter->next)
@@ -68,24 +80,21 @@ int on_challenge(void *found, const char *, const char *value)
 
 Dormancy::Dormancy(bool wanted) : possible_(wanted)
 {
-    if (!wanted)
+    const char *name = wanted ? keeper() : nullptr;
+    if (!name)
         return;
-    for (const apr_array_header_t *hooks :
-         {ap_hook_get_create_connection(), ap_hook_get_pre_connection(), ap_hook_get_process_connection(),
-          ap_hook_get_pre_close_connection(), ap_hook_get_suspend_connection(), ap_hook_get_resume_connection()}) {
-        if (const char *name = unknown(hooks)) {
-            possible_ = false;
-            ap_log_error(APLOG_MARK, APLOG_INFO, 0, ap_server_conf,
-                         HYBLOGNO(0010) "idle connections keep their memory: %s may keep something there", name);
-            return;
-        }
-    }
+    possible_ = false;
+    ap_log_error(APLOG_MARK, APLOG_INFO, 0, ap_server_conf,
+                 HYBLOGNO(0010) "idle connections keep their memory: %s may keep something there", name);
 }
 
 bool Dormancy::rebuildable(const conn_rec *c) const
 {
     if (!possible_ || c->keepalive != AP_CONN_KEEPALIVE || c->data_in_input_filters || c->data_in_output_filters ||
         c->clogging_input_filters || !apr_is_empty_table(c->notes))
+        return false;
+    // Core asks for the client's names once (HostnameLookups, IdentityCheck).
+    if (c->remote_host || c->remote_logname || c->double_reverse)
         return false;
     if (std::strcmp(ap_get_protocol(const_cast<conn_rec *>(c)), AP_PROTOCOL_HTTP1) != 0 || !known(c->input_filters) ||
         !known(c->output_filters))

@@ -1,6 +1,7 @@
 #include "hybrid/listener.hpp"
 
 #include "hybrid/config.hpp"
+#include "hybrid/request_limits.hpp"
 #include "hybrid/workers.hpp"
 
 #include <algorithm>
@@ -14,7 +15,6 @@ namespace {
 constexpr Duration kReviewPeriod = seconds(1); // suspended connections, for modules with threads of their own
 constexpr unsigned kManySleepers = 100;
 constexpr Duration kTrimPeriod = seconds(1);
-constexpr int kLingerReads = 16; // before others have their turn
 
 } // namespace
 
@@ -38,8 +38,9 @@ struct Listener::TimerTask : Runnable {
 
 Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Channel channel,
                    const Callbacks &callbacks)
-    : slot_(slot), scheduler_(scheduler), callbacks_(callbacks), dormancy_(config.dormant), channel_(channel),
-      tls_filter_(config.tls_filter), most_waiting_(config.max_waiting),
+    : slot_(slot), scheduler_(scheduler), callbacks_(callbacks), dormancy_(config.dormant),
+      limits_(read_request_limits(ap_server_conf)), channel_(channel), tls_filter_(config.tls_filter),
+      most_waiting_(config.max_waiting),
       acceptor_(config, slot, scheduler, pools, poller_, channel,
                 {[](void *self, ConnectionPtr connection) {
                      static_cast<Listener *>(self)->on_accepted(std::move(connection));
@@ -184,12 +185,16 @@ bool Listener::take(Connection &connection)
         poller_.forget(connection.fd(), connection);
         return false;
     }
+    const ConnState state = connection.state();
+    if (state == ConnState::Lingering) {
+        // It has one event, so that one counts, also if it may be of the time before: reading decides (W02).
+        if (!poller_.stale(connection))
+            poller_.spent(connection);
+        return true;
+    }
     if (poller_.stale(connection))
         return false;
-    const ConnState state = connection.state();
-    if (state == ConnState::Lingering)
-        poller_.spent(connection);
-    if (state != ConnState::Lingering && state != ConnState::Arriving && connection.opened())
+    if (state != ConnState::Arriving && connection.opened())
         deadlines_of(state).remove(connection);
     return true;
 }
@@ -218,27 +223,6 @@ void Listener::on_ready(Connection &connection)
         connection.mailbox().state = CONN_STATE_READ_REQUEST_LINE;
     connection.transit(ConnEvent::IoReady);
     scheduler_.push(connection);
-}
-
-// Reads away what the client still sends. The deadline stays what it was (S18).
-void Listener::on_lingering(Connection &connection)
-{
-    connection.transit(ConnEvent::IoReady);
-    char nowhere[8 * 1024];
-    apr_status_t rv = APR_SUCCESS;
-    for (int i = 0; i < kLingerReads && rv == APR_SUCCESS; ++i) {
-        apr_size_t length = sizeof nowhere;
-        rv = apr_socket_recv(connection.socket(), nowhere, &length);
-    }
-    const bool more = rv == APR_SUCCESS || APR_STATUS_IS_EAGAIN(rv);
-    if (more && poller_.arm(connection.fd(), connection, Interest::ReadableOnce) == 0)
-        return;
-    {
-        Lock lock(mu_);
-        linger_.remove(connection);
-    }
-    connection.transit(ConnEvent::PeerGone);
-    drop(ConnectionPtr(&connection));
 }
 
 Deadlines &Listener::deadlines_of(ConnState state)
@@ -274,11 +258,8 @@ void Listener::park(ConnectionPtr connection, Interest what, Duration length)
         else
             static_cast<void>(connection.release()); // it is the listener's now
     }
-    if (error) {
-        ap_log_cerror(APLOG_MARK, APLOG_ERR, error, parked.record(),
-                      HYBLOGNO(0004) "can't poll the connection, closing it");
-        return drop(std::move(connection));
-    }
+    if (error)
+        return drop_unpolled(std::move(connection), error);
     if (mode_.load() != Mode::Serve) {
         hand_over_at_.store(0);
         wake = true;
@@ -291,17 +272,6 @@ void Listener::hold(ConnectionPtr connection)
 {
     suspended_.hold(std::move(connection));
     poller_.wake(); // it may be let go already, and is looked at once per second from now on
-}
-
-void Listener::drop(ConnectionPtr connection)
-{
-    {
-        Lock lock(mu_);
-        poller_.forget(connection->fd(), *connection);
-    }
-    connection.reset();
-    if (acceptor_.pausing() || mode_.load() != Mode::Serve)
-        poller_.wake();
 }
 
 void Listener::give_back_released()
@@ -364,24 +334,6 @@ void Listener::expire(Time now)
         else
             begin_close(connection, ConnEvent::Expired);
     }
-}
-
-// A worker flushes and shuts it down; one that lingers already is dropped.
-void Listener::begin_close(Connection &connection, ConnEvent event)
-{
-    if (!connection.opened()) { // no worker is needed, but if something has come just now
-        if (!connection.input_waits())
-            return drop(ConnectionPtr(&connection));
-        connection.set_looked(true);
-        return wake_up(connection, ConnEvent::IoReady);
-    }
-    if (connection.state() == ConnState::KeepAlive)
-        apr_table_setn(connection.record()->notes, "short-lingering-close", "1");
-    connection.transit(event);
-    if (connection.state() == ConnState::Closed)
-        drop(ConnectionPtr(&connection));
-    else
-        scheduler_.push(connection);
 }
 
 } // namespace hybrid

@@ -16,8 +16,9 @@ void Listener::on_accepted(ConnectionPtr connection)
     }
     if (connection->state() == ConnState::KeepAlive)
         return settle_idle(std::move(connection));
-    const Time begins = connection->begins() ? connection->begins() : now();
-    switch (connection->look()) {
+    if (connection->begins() == 0)
+        connection->begin_request(now());
+    switch (connection->look(limits_)) {
     case Connection::Here::Whole:
         connection->set_looked(true);
         return wake_up(*connection.release(), ConnEvent::IoReady);
@@ -25,42 +26,34 @@ void Listener::on_accepted(ConnectionPtr connection)
         connection->transit(ConnEvent::PeerGone);
         return drop(std::move(connection));
     default:
-        park_arriving(std::move(connection), begins);
+        park_arriving(std::move(connection));
     }
 }
 
-void Listener::park_arriving(ConnectionPtr connection, Time begins)
+void Listener::park_arriving(ConnectionPtr connection)
 {
-    connection->begin_request(begins);
-    const Duration passed = (now() - begins) / seconds(1) * seconds(1);
-    const Duration length = std::max<Duration>(connection->request_timeout() - passed, 0);
-    park(std::move(connection), Interest::Readable, length);
+    const Time due = later(connection->begins(), connection->request_timeout());
+    park(std::move(connection), Interest::Readable, whole_seconds(due - now()));
 }
 
-// Dormant, or with half of a request. It stays parked, with the deadline it has, until a whole request is here.
+// Dormant, or with half of a request. It stays parked, with the deadline it has, until a whole request is here, or the
+// time of another part of it begins.
 void Listener::on_arriving(Connection &connection)
 {
     if (seen_mode_ != Mode::Serve && may_hand_over(now()) && connection.movable(dormancy_) && hand_over(connection))
         return;
-    const bool was_idle = connection.state() == ConnState::KeepAlive;
-    const bool had_head = connection.awaits_body();
-    const Connection::Here here = connection.look();
-    if (here == Connection::Here::Nothing)
-        return;
-    const bool begins = was_idle ? here == Connection::Here::Part || here == Connection::Here::Head
-                                 : here == Connection::Here::Head && !had_head;
-    if (here == Connection::Here::Part && !begins)
-        return;
-    if (here == Connection::Here::Head && !begins)
+    const Time begun = connection.begins();
+    const Connection::Here here = connection.look(limits_);
+    const bool waits = here != Connection::Here::Whole && here != Connection::Here::Gone;
+    if (waits && connection.begins() == begun)
         return;
     {
         Lock lock(mu_);
         deadlines_of(connection.state()).remove(connection);
-        if (begins) {
-            if (was_idle)
+        if (waits) {
+            if (connection.state() == ConnState::KeepAlive)
                 connection.transit(ConnEvent::Begun);
-            connection.begin_request(now());
-            return arriving_.add(connection, connection.request_timeout(), connection.begins());
+            return arriving_.add(connection, whole_seconds(connection.request_timeout()), connection.begins());
         }
     }
     if (here == Connection::Here::Gone)
@@ -89,10 +82,11 @@ void Listener::lie_down(Connection &connection, Duration rest, Time now)
 // request.
 void Listener::too_late(Connection &connection, Time now)
 {
+    connection.count_unread();
     const Duration left = later(connection.begins(), connection.request_timeout()) - now;
     if (left > 0) {
         Lock lock(mu_);
-        return arriving_.add(connection, (left + seconds(1) - 1) / seconds(1) * seconds(1), now);
+        return arriving_.add(connection, whole_seconds(left), now);
     }
     give_up_arriving(connection);
 }

@@ -6,12 +6,6 @@
 
 namespace hybrid {
 
-namespace {
-
-constexpr Duration kLeastIdle = seconds(1); // who is busy is not shed
-
-} // namespace
-
 void Listener::end()
 {
     acceptor_.close(now());
@@ -92,83 +86,6 @@ void Listener::describe(std::vector<std::string> &lines, Time now)
     io_.collect(waiting);
     for (const Timed *item : waiting)
         lines.push_back(static_cast<const Connection *>(item)->describe(now - (item->expires - item->length)));
-}
-
-// Those that other children will take stay for that.
-void Listener::shed_idle()
-{
-    std::vector<Timed *> idle;
-    {
-        Lock lock(mu_);
-        idle_.collect(idle);
-    }
-    for (Timed *item : idle) {
-        auto &connection = static_cast<Connection &>(*item);
-        if ((hands_over() && !connection.opened()) || connection.input_waits())
-            continue;
-        {
-            Lock lock(mu_);
-            idle_.remove(connection);
-        }
-        begin_close(connection, ConnEvent::Shed);
-    }
-}
-
-// Idle ones, who is next to go in any case first; then those that have connected without a word. What has a worker, or
-// says something, or did so just now, goes on.
-void Listener::shed_oldest(int count)
-{
-    std::vector<Timed *> candidates;
-    {
-        Lock lock(mu_);
-        std::vector<Timed *> silent;
-        idle_.collect(candidates);
-        arriving_.collect(silent);
-        for (std::vector<Timed *> *list : {&candidates, &silent})
-            std::ranges::sort(*list, {}, [](const Timed *item) { return item->expires; });
-        candidates.insert(candidates.end(), silent.begin(), silent.end());
-    }
-    for (auto item = candidates.begin(); item != candidates.end() && count > 0; ++item) {
-        auto &connection = static_cast<Connection &>(**item);
-        const bool asleep = connection.state() == ConnState::KeepAlive && !connection.opened();
-        if ((!asleep && now() - (connection.expires - connection.length) < kLeastIdle) || connection.holds_part() ||
-            connection.input_waits())
-            continue;
-        {
-            Lock lock(mu_);
-            deadlines_of(connection.state()).remove(connection);
-        }
-        if (connection.movable(dormancy_))
-            drop(ConnectionPtr(&connection)); // no goodbye, no lingering
-        else if (connection.state() == ConnState::KeepAlive)
-            begin_close(connection, ConnEvent::Shed);
-        else
-            give_up_arriving(connection);
-        --count;
-    }
-}
-
-// Those that have not said a word can go, too.
-void Listener::shed_silent()
-{
-    if (hands_over())
-        return;
-    std::vector<Timed *> arriving;
-    {
-        Lock lock(mu_);
-        arriving_.collect(arriving);
-    }
-    for (Timed *item : arriving) {
-        auto &connection = static_cast<Connection &>(*item);
-        if (connection.opened() || connection.input_waits())
-            continue;
-        {
-            Lock lock(mu_);
-            arriving_.remove(connection);
-        }
-        connection.transit(ConnEvent::Shed);
-        drop(ConnectionPtr(&connection));
-    }
 }
 
 } // namespace hybrid

@@ -17,12 +17,6 @@ constexpr Duration kPerRequest = milliseconds(2);   // and for each they got, wh
 constexpr Duration kQuietTime = seconds(60);        // between two messages about requests that are refused
 constexpr Duration kLookPeriod = milliseconds(10);  // at who else serves
 
-/// Of the lengths of time that Deadlines keeps there should be few.
-Duration whole_seconds(Duration length)
-{
-    return (std::max<Duration>(length, 0) + seconds(1) - 1) / seconds(1) * seconds(1);
-}
-
 } // namespace
 
 // In a hurry not even: the next generation is about to come.
@@ -159,9 +153,7 @@ void Listener::refuse_waiting(Time now)
 // Dormant, and parked nowhere. What has come meanwhile counts first; else it is as idle as it was.
 void Listener::settle_idle(ConnectionPtr connection)
 {
-    const Time t = now();
-    const Connection::Here here = connection->look();
-    switch (here) {
+    switch (connection->look(limits_)) {
     case Connection::Here::Whole:
         connection->set_looked(true);
         return wake_up(*connection.release(), ConnEvent::IoReady);
@@ -169,12 +161,12 @@ void Listener::settle_idle(ConnectionPtr connection)
         return drop(std::move(connection));
     case Connection::Here::Nothing: {
         const Time until = connection->idle_until();
-        const Duration length = until == kNever ? connection->keep_alive_timeout() : whole_seconds(until - t);
+        const Duration length = until == kNever ? connection->keep_alive_timeout() : whole_seconds(until - now());
         return park(std::move(connection), Interest::Readable, length);
     }
     default:
         connection->transit(ConnEvent::Begun);
-        park_arriving(std::move(connection), t);
+        park_arriving(std::move(connection));
     }
 }
 

@@ -67,9 +67,13 @@ void Poller::forget(int fd, PollTarget &target)
     const Interest interest = std::exchange(target.interest_, Interest::None);
     if (interest == Interest::None)
         return;
+    // Core may have closed the descriptor, and its number may be somebody else's by now (W42).
+    const Lock lock(mu_);
+    if (targets_[fd] != &target)
+        return;
     if (interest != Interest::Spent)
         epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
-    set_target(fd, nullptr);
+    targets_[fd] = nullptr;
 }
 
 PollTarget *Poller::target_of(const epoll_event &event)

@@ -182,7 +182,7 @@ bool Turn::look()
         connection_->expect_nothing();
         return true;
     }
-    switch (connection_->look()) {
+    switch (connection_->look(worker_.listener.limits())) {
     case Connection::Here::Nothing:
     case Connection::Here::Part:
     case Connection::Here::Head:
@@ -197,10 +197,9 @@ bool Turn::look()
 void Turn::wait_for_rest()
 {
     const Time t = now();
-    if (connection_->begins() == 0 || !connection_->needs_worker_to_look())
+    if (connection_->begins() == 0)
         connection_->begin_request(t);
-    const Duration passed = (t - connection_->begins()) / seconds(1) * seconds(1);
-    const Duration length = std::max<Duration>(connection_->request_timeout() - passed, 0);
+    const Duration length = whole_seconds(later(connection_->begins(), connection_->request_timeout()) - t);
     mailbox().state = CONN_STATE_READ_REQUEST_LINE;
     mailbox().sense = CONN_SENSE_DEFAULT;
     status(SERVER_BUSY_READ);
@@ -235,11 +234,9 @@ void Turn::wait_to_write()
 
 void Turn::go_idle()
 {
-    Duration length = connection_->keep_alive_timeout();
-    if (length > kAwake && worker_.listener.lets_sleep()) {
-        connection_->set_rest(length - kAwake);
-        length = kAwake;
-    }
+    const Duration all = connection_->keep_alive_timeout();
+    const Duration length = worker_.listener.lets_sleep() ? std::min(all, kAwake) : all;
+    connection_->set_rest(all - length);
     mailbox().state = CONN_STATE_CHECK_REQUEST_LINE_READABLE;
     mailbox().sense = CONN_SENSE_DEFAULT;
     status(SERVER_BUSY_KEEPALIVE);

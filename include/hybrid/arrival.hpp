@@ -1,6 +1,5 @@
-// Is a request here yet? Looks at the first bytes a client has sent, so that no worker is held before there is
-// something to do. Decides nothing about the request: whatever is not plainly an HTTP/1 request in the making is for
-// httpd to see at once.
+// Is a request here, or how much more of it is wanted? Decides that from the bytes a client has sent so far, and
+// nothing else.
 #pragma once
 
 #include <cstddef>
@@ -9,23 +8,34 @@
 
 namespace hybrid {
 
-/// What a look at the first bytes says.
+/// What the first bytes of a client amount to.
 struct Arrival {
     enum class State : std::uint8_t {
         Partial, ///< a head, or what belongs to it, is not whole
         Body,    ///< the head is, but of the body more is to come
-        Whole,   ///< nothing to wait for: a request, or something that httpd must judge
+        Whole,   ///< nothing to wait for: a request, or something that httpd answers at once
     };
     State state;
-    std::size_t wanted; ///< unless whole: a look is in vain before there are so many bytes; more than were looked at
+    std::size_t wanted; ///< unless whole: looking again is in vain before there are so many bytes; more than there are
+    std::size_t head = 0; ///< Body: so many of the bytes are the head's
 };
 
-/// HTTP/1, on a connection without TLS. What waits is bounded by `most` bytes: so many, and it is whole. Of a body so
-/// much as fits is waited for, unless the client expects an answer first (Expect). A PROXY header before the request is
-/// skipped.
-Arrival look_at_request(std::string_view bytes, std::size_t most);
+/// What httpd refuses as soon as it sees it (ap_read_request() in server/protocol.c): for that nobody waits.
+struct RequestLimits {
+    std::size_t most = 32 * 1024;  ///< bytes that are waited for; a receive buffer holds more
+    std::size_t line = 8190;       ///< LimitRequestLine
+    std::size_t field_size = 8190; ///< LimitRequestFieldSize
+    std::size_t fields = 100;      ///< LimitRequestFields; 0: no limit
+    bool strict = true;            ///< HttpProtocolOptions Strict: lines end with CR LF
+    bool proxy_header = false;     ///< a PROXY header before the request is skipped: there is a module that reads it
+    bool only_http = true;         ///< no module is there that speaks another protocol
+};
+
+/// HTTP/1, on a connection without TLS. Of a body so much as fits into `limits.most` bytes is waited for, unless the
+/// client expects an answer first (Expect).
+Arrival look_at_request(std::string_view bytes, const RequestLimits &limits);
 
 /// TLS: the first record. Bytes that are no handshake are whole: mod_ssl has something to say to them.
-Arrival look_at_record(std::string_view bytes, std::size_t most);
+Arrival look_at_record(std::string_view bytes, const RequestLimits &limits);
 
 } // namespace hybrid

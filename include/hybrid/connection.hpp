@@ -1,6 +1,7 @@
 // One client's connection: its socket, httpd's records of it, and the state it is in.
 #pragma once
 
+#include "hybrid/arrival.hpp"
 #include "hybrid/channel.hpp"
 #include "hybrid/conn_state.hpp"
 #include "hybrid/deadlines.hpp"
@@ -103,42 +104,46 @@ class Connection : public Runnable, public Timed, public PollTarget {
     Duration timeout() const { return timeouts_of_->timeout; }
     Duration keep_alive_timeout() const { return timeouts_of_->keep_alive_timeout; }
 
-    /// Is a whole request here? Takes no byte away that httpd would not find. Called again, it is not before more has
-    /// come.
+    /// Is a whole request here? Consumes nothing. Do not call again until the socket is reported readable. Owner: a
+    /// worker in its turn, else the listener.
     enum class Here {
-        Nothing, ///< and it has just begun to be awaited, or is still
+        Nothing, ///< no byte of it
         Part,    ///< some bytes
         Head,    ///< the head, of a body more is awaited
         Whole,   ///< or what httpd must see
-        Gone,    ///< the client, without a word
+        Gone,    ///< the client, without a word: only of a dormant one
     };
-    Here look();
-    /// How long its request may take in all, from `begins` on, considering what has come so far.
+    Here look(const RequestLimits &limits);
+    /// How long its request may take in all, from begins() on, considering what has come so far.
     Duration request_timeout() const;
-    void begin_request(Time begins) { begins_ = begins; }
+    /// Takes into account what has come since the last look, without looking at it. Listener.
+    void count_unread();
+    /// Since when its client may take that long: since the request began, or since its head was here.
     Time begins() const { return begins_; }
+    void begin_request(Time begins) { begins_ = begins; }
     /// TLS: only a worker can look what is here.
     bool needs_worker_to_look() const { return tls_ != nullptr; }
     bool shakes_hands() const;
-    bool awaits_body() const { return head_ > 0; }
-    bool holds_part() const { return here_ > 0; }
+    bool holds_part() const { return part_.bytes > 0; }
     /// It need not be looked at before the next run of the hooks: that has been done, or would tell nothing.
     bool looked() const { return looked_ || peer_.expects == Expects::Nothing; }
     void set_looked(bool looked)
     {
         looked_ = looked;
-        if (looked && !late_)
-            begins_ = 0; // the next request has its own time
+        if (looked && !late_) { // the next request has its own time
+            begins_ = 0;
+            in_body_ = false;
+        }
     }
     void expect_nothing() { peer_.expects = Expects::Nothing; }
-    /// From now on reads don't wait: what is not here by now is late (408).
     /// Its requests are answered with 503 (MaxWaitingRequests).
     void set_refused(bool refused) { refused_ = refused; }
     /// True once: nothing has been processed yet.
     bool take_first() { return std::exchange(first_, false); }
     /// While it waits for a worker: a request begins with its next turn, and nothing of it has been read.
     bool between_requests() const { return state_ == ConnState::Ready && !late_ && (!opened() || was_idle_); }
-    void set_late();
+    /// From now on reads don't wait: what is not here by now is late (408).
+    void set_late() { late_ = true; }
     bool late() const { return late_; }
 
     /// After each answer core looks whether the next request is there already (ap_check_pipeline() in
@@ -169,11 +174,13 @@ class Connection : public Runnable, public Timed, public PollTarget {
   private:
     friend struct ConnectionCloser;
     Connection(const Peer &peer, Pools &pools, Slot &slot, Run turn);
-    Here judge(std::string_view bytes);
-    Here look_dormant();
-    Here look_live();
-    Here look_inside();
-    void await(std::size_t bytes);
+    Here judge(std::string_view bytes, const RequestLimits &limits);
+    Here look_from_outside(const RequestLimits &limits);
+    Here look_live(const RequestLimits &limits);
+    Here look_inside(const RequestLimits &limits);
+    bool keep_copy(std::string_view bytes);
+    void forget_part();
+    bool await(std::size_t bytes);
     static std::uint64_t key_of(const server_rec *server);
     static const server_rec *server_of(std::uint64_t key);
     bool make_socket();
@@ -191,12 +198,20 @@ class Connection : public Runnable, public Timed, public PollTarget {
     bool refused_ = false;
     bool late_ = false;
     bool ended_ = false;
-    int awaited_ = 1; // bytes, before a dormant one is reported readable
-    int here_ = 0;    // bytes of a request that is not whole, when looked at last
-    int head_ = 0;    // of these, when the head was first seen to be whole; else 0
+    bool in_body_ = false; // the head is whole, begins_ is the body's
+    int awaited_ = 1;      // bytes in the kernel, before it reports the socket readable; 1 but in Arriving
+    /// Of a request that is not whole. Whoever leaves Arriving for a turn has none (forget_part()).
+    struct Part {
+        std::size_t bytes = 0;        // so many were here at the last look
+        std::size_t head = 0;         // of these, the head's, when that is whole
+        std::size_t read = 0;         // of these, in core's input filter, which has them from the kernel
+        std::unique_ptr<char[]> copy; // of these
+    };
+    Part part_;
     Time begins_ = 0;
     Duration rest_ = 0;
     int keepalives_ = 0;    // while it sleeps
+    std::string log_id_;    // the same
     bool personal_ = false; // an authentication belongs to it
 
     apr_pool_t *pool_ = nullptr;

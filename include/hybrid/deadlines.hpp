@@ -4,6 +4,7 @@
 
 #include "hybrid/clock.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <map>
 #include <vector>
@@ -19,6 +20,12 @@ struct Timed {
 
     bool queued() const { return previous != nullptr; }
 };
+
+/// Rounds up: Deadlines keeps one queue for each distinct length.
+constexpr Duration whole_seconds(Duration length)
+{
+    return (std::max<Duration>(length, 0) + seconds(1) - 1) / seconds(1) * seconds(1);
+}
 
 /// Not locked: the owner's lock protects it, and all of its Timed hooks.
 class Deadlines {

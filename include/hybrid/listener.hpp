@@ -77,6 +77,7 @@ class Listener {
     /// Idle connections go to sleep after a while.
     bool lets_sleep() const { return dormancy_.possible(); }
     ap_filter_rec_t *tls_filter() const { return tls_filter_; }
+    const RequestLimits &limits() const { return limits_; }
     /// An idle connection has no future here, nor elsewhere.
     bool hurried() const { return mode_.load() >= Mode::Hurry && !(hands_over() && dormancy_.possible()); }
 
@@ -118,7 +119,7 @@ class Listener {
     void on_arriving(Connection &connection) EXCLUDES(mu_);
     void lie_down(Connection &connection, Duration rest, Time now) EXCLUDES(mu_);
     void give_memory_back(Time now);
-    void park_arriving(ConnectionPtr connection, Time begins) EXCLUDES(mu_);
+    void park_arriving(ConnectionPtr connection) EXCLUDES(mu_);
     void give_up_arriving(Connection &connection);
     void too_late(Connection &connection, Time now) EXCLUDES(mu_);
     void wake_up(Connection &connection, ConnEvent event);
@@ -128,13 +129,16 @@ class Listener {
     void shed_idle() EXCLUDES(mu_);
     void shed_oldest(int count) EXCLUDES(mu_);
     void shed_silent() EXCLUDES(mu_);
+    void shed(Connection &connection) EXCLUDES(mu_);
     void begin_close(Connection &connection, ConnEvent event);
+    void drop_unpolled(ConnectionPtr connection, int error);
     Deadlines &deadlines_of(ConnState state) REQUIRES(mu_);
 
     Slot &slot_;
     Scheduler &scheduler_;
     const Callbacks callbacks_;
     const Dormancy dormancy_;
+    const RequestLimits limits_;
     const Channel channel_;
     ap_filter_rec_t *const tls_filter_;
     const std::size_t most_waiting_; // 0: no bound
@@ -149,6 +153,7 @@ class Listener {
 
     std::atomic<bool> unattended_{false};
     std::atomic<Time> sleeps_until_{0}; // who polls; 0: it is awake
+    std::atomic<Time> unpolled_quiet_until_{0};
 
     // Only who polls.
     Mode seen_mode_ = Mode::Serve;

@@ -14,14 +14,20 @@ inline const char *check_arrival(std::string_view bytes, std::size_t part, std::
 {
     using hybrid::Arrival;
     using State = Arrival::State;
+    hybrid::RequestLimits limits;
+    limits.most = most;
+    limits.proxy_header = most % 2;
+    limits.only_http = most % 3;
     for (const auto look : {hybrid::look_at_request, hybrid::look_at_record}) {
         const std::string_view begin = bytes.substr(0, std::min(part, bytes.size()));
-        const Arrival first = look(begin, most);
-        const Arrival all = look(bytes, most);
+        const Arrival first = look(begin, limits);
+        const Arrival all = look(bytes, limits);
         if (first.state != State::Whole && first.wanted <= begin.size())
             return "a look that is in vain asks for no more than there is";
         if (first.state != State::Whole && begin.size() >= most)
             return "the bound does not hold";
+        if (first.state == State::Body && (first.head == 0 || first.head > begin.size()))
+            return "the head of a body is here";
         if (first.state == State::Whole && all.state != State::Whole)
             return "what was whole is no longer when more has come";
         if (first.state != State::Whole && all.state == State::Whole && bytes.size() < first.wanted)

@@ -1,0 +1,13 @@
+// What httpd's configuration says of requests that are too large, and of who else reads from clients.
+#pragma once
+
+#include "hybrid/arrival.hpp"
+#include "hybrid/httpd.hpp"
+
+namespace hybrid {
+
+/// The smallest limits of all virtual hosts: which one a request is for is not known before its head is here. Child,
+/// after the configuration.
+RequestLimits read_request_limits(const server_rec *servers);
+
+} // namespace hybrid
