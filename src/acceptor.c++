@@ -74,12 +74,16 @@ Acceptor::Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Pools
 {
 }
 
+int Acceptor::most_clients(int workers)
+{
+    const Fd lowest(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0)); // all below are taken for good
+    return connection_descriptors(workers) - (lowest ? lowest.get() : 0);
+}
+
 int Acceptor::open(ap_listen_rec *listeners)
 {
     listeners_ = listeners;
-    const Fd lowest(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0)); // all below are taken for good
-    if (lowest)
-        most_connections_ = std::max(1, descriptor_limit_ - lowest.get());
+    most_connections_ = std::max(1, most_clients(config_.threads_per_child));
     for (ap_listen_rec *record = listeners; record; record = record->next) {
         Socket &socket = sockets_.emplace_back(record);
         apr_os_sock_get(&socket.fd, record->sd);
@@ -224,11 +228,9 @@ void Acceptor::on_error(apr_status_t status, Time now)
 // Connections that are there go on; accepting pauses, first shortly, then up to a second (K14).
 void Acceptor::pause(apr_status_t status, Time now)
 {
-    if (now >= quiet_until_) {
-        quiet_until_ = later(now, kQuietTime);
+    if (slot_.tells_of_shortage(now, kQuietTime))
         ap_log_error(APLOG_MARK, APLOG_ERR, status, ap_server_conf,
                      HYBLOGNO(0001) "can't accept more connections; pausing until that is possible again");
-    }
     if (status == EMFILE || status == ENFILE || status == ENOBUFS || status == ENOMEM)
         callbacks_.shed(callbacks_.listener, kAcceptsAtOnce);
     pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
@@ -272,7 +274,7 @@ void Acceptor::reconsider(Time now)
                  config_.workers_per_child() - static_cast<int>(scheduler_.load().at_work));
 }
 
-void Acceptor::close(Time now)
+void Acceptor::close(Time now, Waiting waiting)
 {
     if (closed_)
         return;
@@ -280,7 +282,8 @@ void Acceptor::close(Time now)
     for (Socket &socket : sockets_)
         poller_.forget(socket.fd, socket);
     for (Socket &socket : sockets_)
-        for (int left = kMostAccepts; left > 0 && !pausing() && accept_one(socket, now);)
+        for (int left = kMostAccepts;
+             left > 0 && waiting == Waiting::AreTaken && !pausing() && accept_one(socket, now);)
             --left;
     ap_close_listeners_ex(listeners_);
 }

@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#ifdef HYBRID_HAVE_MALLOC_TRIM
+#include <malloc.h>
+#endif
 #include <new>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -16,6 +19,7 @@ namespace hybrid {
 
 namespace {
 
+constexpr Duration kTrimDelay = seconds(1);    // more may go to sleep at the same time
 constexpr Duration kSparePeriod = seconds(30); // threads that were not needed for so long are ended
 
 sigset_t watched_signals()
@@ -147,7 +151,7 @@ void Child::make_runtime()
         this,
     };
     scheduler_ = std::make_unique<Scheduler>(config.tokens_per_child, hooks);
-    slot_ = std::make_unique<Slot>(birth_.slot, config.thread_limit);
+    slot_ = std::make_unique<Slot>(birth_.slot, config.thread_limit, *birth_.retained.shared);
     pools_ = std::make_unique<Pools>(birth_.pconf);
     const Listener::Callbacks callbacks = {
         Turn::run,
@@ -156,6 +160,7 @@ void Child::make_runtime()
             [[maybe_unused]] const auto n = write(static_cast<Child *>(child)->notices_.get(), &one, sizeof one);
         },
         this,
+        [](void *child) { return static_cast<Child *>(child)->workers_->can_refuse(); },
         [](void *child, Runnable &connection) { static_cast<Child *>(child)->workers_->refuse(connection); },
     };
     const Retained &retained = birth_.retained;
@@ -190,6 +195,8 @@ void Child::start_threads()
     for (int i = 0; i < birth_.config.tokens_per_child; ++i)
         if (!workers_->start_one() && i == 0)
             exit_child(APEXIT_CHILDSICK); // lets the parent decide how bad it is (P13)
+    if (birth_.config.max_waiting > 0)
+        workers_->can_refuse(); // while threads can be had
     workers_->show_all();
     call_parent(kNews);
 }
@@ -204,7 +211,7 @@ void Child::serve()
     const int kept = birth_.config.tokens_per_child;
     Time review_at = later(now(), kSparePeriod);
     while (!listener_->ended() && ending_ != Ending::Now) {
-        Time until = std::min(ends_by_, workers_->reap() > kept ? review_at : kNever);
+        Time until = std::min({ends_by_, trim_at_, workers_->reap() > kept ? review_at : kNever});
         if (stands_in_)
             until = std::min(until, stand_in());
         const Duration left = std::max<Duration>(0, until - now());
@@ -214,23 +221,43 @@ void Child::serve()
             scheduler_->retire_unneeded(kept);
             review_at = later(now(), kSparePeriod);
         }
+        if (now() >= trim_at_)
+            trim_memory();
         if (now() >= ends_by_)
             end_overdue();
         if (ready <= 0)
             continue;
         if (waits[2].revents && take_count(ticks_))
             on_tick();
-        if (waits[1].revents && take_count(notices_)) {
-            if (listener_->wants_drain()) {
-                end_gracefully(true);
-                call_parent(kHelp); // there should be others for its clients
-            }
-            if (listener_->crowded())
-                call_parent(kHelp);
-        }
+        if (waits[1].revents && take_count(notices_))
+            on_notice();
         if (waits[0].revents)
             on_signal();
     }
+}
+
+void Child::on_notice()
+{
+    if (listener_->wants_drain()) {
+        end_gracefully(true);
+        call_parent(kHelp); // there should be others for its clients
+    }
+    if (listener_->crowded())
+        call_parent(kHelp);
+    if (ending_ == Ending::Graceful)
+        call_parent(kNews); // perhaps it is quiet
+    if (trim_at_ == kNever && listener_->many_asleep())
+        trim_at_ = later(now(), kTrimDelay);
+}
+
+// The C library does not do so by itself, and it takes a while: no worker should have to wait for that.
+void Child::trim_memory()
+{
+    trim_at_ = kNever;
+    listener_->forget_asleep();
+#ifdef HYBRID_HAVE_MALLOC_TRIM
+    malloc_trim(0);
+#endif
 }
 
 // Any thread. A dead man's switch: while pieces of work are short, it is put off again and again, and nobody wakes up.

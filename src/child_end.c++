@@ -69,19 +69,20 @@ void Child::end_now()
     ap_run_child_stopping(pchild_, 0);
 }
 
-// True when no worker is left. While draining, those that are left have nothing to do; told to end at once, they get a
+// True when no worker is left. While draining, those that are left have nothing to do but perhaps a module's timed
+// callback, which gets as long as a client does (Timeout), or GracefulRestartTimeout. Told to end at once, they get a
 // moment to come back from what they do.
 bool Child::wait_for_workers()
 {
-    Time give_up = kNever;
+    Time give_up = std::min(ends_by_, later(now(), ap_server_conf->timeout));
     workers_->stop_refusing(ending_ == Ending::Now);
     while (workers_->running() > 0) {
         if (ending_ == Ending::Now) {
             give_up = std::min(give_up, later(now(), kPatience));
-            if (now() >= give_up)
-                return false;
             workers_->hang_up(); // again: one may just have taken a socket
         }
+        if (now() >= give_up)
+            return false;
         if (readable(signals_.get(), 5))
             on_signal();
     }

@@ -7,9 +7,16 @@
 #include <new>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <utility>
 
 namespace hybrid {
+
+namespace {
+
+constexpr Duration kQuietPeriod = milliseconds(20); // of looks whether children are: one may have died
+
+} // namespace
 
 // New buckets start at the highest rate so far, so that they fill as quickly as the others.
 void Children::set_buckets(ap_listen_rec **records, int buckets)
@@ -47,6 +54,15 @@ void Children::start(int wanted)
         ask_for_slots(to_start_);
 }
 
+// Without shared memory each child has its own, and a message may be said more than once.
+void Children::share()
+{
+    if (retained_.shared)
+        return;
+    void *memory = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    retained_.shared = static_cast<Shared *>(memory == MAP_FAILED ? apr_pcalloc(ap_pglobal, sizeof(Shared)) : memory);
+}
+
 int Children::open()
 {
     if (!config_.one_process && retained_.channel_from == 0)
@@ -57,20 +73,28 @@ int Children::open()
     return config_.one_process || retained_.calls ? 0 : errno;
 }
 
+// A signal that comes after the look at what signals have asked for ends the sleep: it is held back until then (W24).
 void Children::wait_for_call(Duration length)
 {
     if (on_news())
         return;
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
     const Time end = later(now(), length);
-    for (Duration left = length; left > 0; left = end - now()) {
+    const ap_unixd_mpm_retained_data &mpm = *retained_.mpm;
+    for (Duration left = length; left > 0 && !mpm.restart_pending && !mpm.shutdown_pending; left = end - now()) {
         struct pollfd call = {retained_.calls, POLLIN, 0};
-        if (poll(&call, 1, static_cast<int>(left / milliseconds(1)) + 1) <= 0)
-            return; // or a signal
+        const struct timespec timeout = {left / seconds(1), left % seconds(1) * 1000};
+        if (ppoll(&call, 1, &timeout, &before) <= 0)
+            break; // or a signal
         std::uint64_t calls = 0;
         [[maybe_unused]] const auto n = read(retained_.calls, &calls, sizeof calls);
         if (on_news() || calls % Child::kNews >= Child::kHelp)
-            return;
+            break;
     }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 // True: there are slots to be used.
@@ -201,6 +225,9 @@ void Children::on_gone(int slot, pid_t pid, ap_generation_t generation)
     if (slot == kNoSlot) {
         --retained_.slotless_daemons;
         ap_run_child_status(ap_server_conf, pid, generation, kNoSlot, MPM_CHILD_EXITED);
+        ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf,
+                     "Child without a slot stopped: pid %d, gen %d, %d of these are left", static_cast<int>(pid),
+                     static_cast<int>(generation), retained_.slotless_daemons);
         return;
     }
     const process_score &score = *ap_get_scoreboard_process(slot);
@@ -237,7 +264,7 @@ void Children::ask_for_slots(int wanted)
             continue;
         if (score.quiescing == kAsked)
             --wanted;
-        else if (score.quiescing == kAccounted)
+        else if (score.quiescing == kAccounted || score.quiescing == kQuiet)
             ending.push_back(slot);
     }
     std::ranges::stable_sort(ending, {}, [](int slot) { return ap_get_scoreboard_process(slot)->generation; });
@@ -245,7 +272,7 @@ void Children::ask_for_slots(int wanted)
         process_score &score = *ap_get_scoreboard_process(slot);
         if (wanted-- <= 0)
             return;
-        if (Slot::advance(score, kAccounted, kAsked))
+        if (Slot::advance(score, kAccounted, kAsked) || Slot::advance(score, kQuiet, kAsked))
             ap_mpm_safe_kill(score.pid, AP_SIG_GRACEFUL);
     }
 }
@@ -274,9 +301,10 @@ bool Children::take_slots()
 void Children::retire(int slot, int signal)
 {
     const process_score &score = *ap_get_scoreboard_process(slot);
-    if (score.quiescing == kServing)
-        ap_mpm_safe_kill(score.pid, signal);
+    const bool serves = score.quiescing == kServing;
     account_quiescing(slot);
+    if (serves)
+        ap_mpm_safe_kill(score.pid, signal);
 }
 
 void Children::retire_all(int signal)
@@ -309,6 +337,26 @@ void Children::hurry_quiescing()
         const process_score &score = *ap_get_scoreboard_process(slot);
         if (score.pid != 0 && score.quiescing != kServing)
             ap_mpm_safe_kill(score.pid, Child::kHurry);
+    }
+}
+
+void Children::wait_until_quiet(Duration most)
+{
+    const auto all_quiet = [this] {
+        for (int slot = 0; slot < retained_.max_daemon_used; ++slot) {
+            const process_score &score = *ap_get_scoreboard_process(slot);
+            if (score.pid != 0 && __atomic_load_n(&score.quiescing, __ATOMIC_ACQUIRE) == kAccounted)
+                return false;
+        }
+        return true;
+    };
+    const Time end = later(now(), most);
+    for (Duration left = most; left > 0 && !all_quiet(); left = end - now()) {
+        struct pollfd call = {retained_.calls, POLLIN, 0};
+        const bool called = poll(&call, 1, static_cast<int>(std::min(left, kQuietPeriod) / milliseconds(1)) + 1) > 0;
+        std::uint64_t calls = 0;
+        if (called) [[maybe_unused]]
+            const auto n = read(retained_.calls, &calls, sizeof calls);
     }
 }
 

@@ -17,7 +17,7 @@ SlotView Children::look_at(int slot)
     view.current = score.generation == retained_.mpm->my_generation;
     view.connections = score.connections;
     bool up = false;
-    for (int row = 0; row < config_.threads_per_child; ++row) {
+    for (int row = 0; row < config_.workers_per_child(); ++row) {
         const int status = ap_get_scoreboard_worker_from_indexes(slot, row)->status;
         view.idle += status == SERVER_STARTING || status == SERVER_READY;
         view.active += status >= SERVER_READY && status < SERVER_GRACEFUL;
@@ -27,6 +27,8 @@ SlotView Children::look_at(int slot)
         view.idle = config_.threads_per_child; // it was started a while ago, and more forks would not help it
     else if (view.active > 0)
         had_healthy_child_ = true;
+    if (view.active > 0) // the one that answers with 503 is one of MaxRequestWorkers, too
+        view.active += config_.threads_per_child - config_.workers_per_child();
     return view;
 }
 
@@ -50,6 +52,15 @@ bool Children::had_healthy_one()
     if (!had_healthy_child_)
         look_at_all();
     return had_healthy_child_;
+}
+
+bool Children::former_serve() const
+{
+    for (int slot = 0; former_serves_ && slot < retained_.max_daemon_used; ++slot)
+        if (const process_score &score = *ap_get_scoreboard_process(slot);
+            score.pid != 0 && score.generation != retained_.mpm->my_generation && score.quiescing == kServing)
+            return true;
+    return false;
 }
 
 void Children::maintain()

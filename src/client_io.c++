@@ -3,6 +3,7 @@
 #include "hybrid/connection.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <netinet/tcp.h>
 #include <new>
 #include <sys/socket.h>
@@ -41,21 +42,32 @@ void make_ours(apr_bucket *socket, Connection &connection)
     socket->data = &connection;
 }
 
-/// Files opened for sendfile(2) are left to it, and buffered ones to apr-util.
-bool readable(const apr_bucket &bucket)
+/// What comes after it has to see the bytes: nothing can be left to sendfile(2).
+bool encrypts(const ap_filter_t *filter)
+{
+    for (; filter; filter = filter->next)
+        if (!std::strcmp(filter->frec->name, "ssl/tls filter"))
+            return true;
+    return false;
+}
+
+/// Files opened for sendfile(2) are left to it, if it can be used, and buffered ones to apr-util.
+bool readable(const apr_bucket &bucket, const ap_filter_t *next)
 {
     const auto *file = static_cast<apr_bucket_file *>(bucket.data);
-    return !(apr_file_flags_get(file->fd) & (APR_FOPEN_SENDFILE_ENABLED | APR_FOPEN_BUFFERED));
+    const apr_int32_t flags = apr_file_flags_get(file->fd);
+    return !(flags & APR_FOPEN_BUFFERED) && (!(flags & APR_FOPEN_SENDFILE_ENABLED) || encrypts(next));
 }
 
 // Reads a small file, which core's output filter would map: that costs several times as much, and a file that shrinks
 // while it is mapped kills the child with SIGBUS (mod_ssl copies from it). What is not there any more is left to core,
 // and the connection ends with this answer, because its length was promised.
-void read_file(apr_bucket *bucket, conn_rec *c)
+void read_file(apr_bucket *bucket, const ap_filter_t &filter)
 {
+    conn_rec *c = filter.c;
     const auto *file = static_cast<apr_bucket_file *>(bucket->data);
     apr_os_file_t fd;
-    if (!readable(*bucket) || apr_os_file_get(&fd, file->fd) != APR_SUCCESS)
+    if (!readable(*bucket, filter.next) || apr_os_file_get(&fd, file->fd) != APR_SUCCESS)
         return;
     const apr_size_t length = bucket->length;
     auto *content = static_cast<char *>(apr_bucket_alloc(length, bucket->list));
@@ -85,8 +97,10 @@ class Output {
         if (rv != APR_SUCCESS)
             return rv;
         if (contents.flush || in_memory_ > kMostInMemory) {
-            in_memory_ = 0;
-            return ap_pass_brigade(filter_.next, held_); // core waits for the client then, as the handler wants it
+            const apr_status_t passed = ap_pass_brigade(filter_.next, held_); // core waits for the client then, as the
+            apr_brigade_cleanup(held_);                                       // handler wants it
+            forget();
+            return passed;
         }
         return pump();
     }
@@ -125,9 +139,9 @@ class Output {
             next = APR_BUCKET_NEXT(b);
             if (APR_BUCKET_IS_FILE(b)) {
                 if (b->length <= kSmallFile)
-                    read_file(b, filter_.c);
+                    read_file(b, filter_);
                 else
-                    contents.large = contents.large || readable(*b);
+                    contents.large = contents.large || readable(*b, filter_.next);
             } else if (AP_BUCKET_IS_EOR(b)) {
                 connection_.set_answered();
             } else if (APR_BUCKET_IS_FLUSH(b)) {
@@ -148,8 +162,15 @@ class Output {
             setsockopt(connection_.fd(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
         }
         for (apr_bucket *b = APR_BRIGADE_FIRST(bb); b != APR_BRIGADE_SENTINEL(bb); b = APR_BUCKET_NEXT(b)) {
-            const apr_status_t rv = apr_bucket_setaside(b, pool_);
-            if (rv != APR_SUCCESS && rv != APR_ENOTIMPL)
+            apr_status_t rv = apr_bucket_setaside(b, pool_);
+            if (rv == APR_ENOTIMPL) { // what can't be kept is read in, and what it has become is kept
+                const char *bytes;
+                apr_size_t length;
+                rv = apr_bucket_read(b, &bytes, &length, APR_BLOCK_READ);
+                if (rv == APR_SUCCESS)
+                    rv = apr_bucket_setaside(b, pool_);
+            }
+            if (rv != APR_SUCCESS)
                 return rv;
             if (!APR_BUCKET_IS_FILE(b) && b->length != static_cast<apr_size_t>(-1))
                 in_memory_ += b->length;
@@ -163,11 +184,11 @@ class Output {
         apr_size_t length = 0;
         while (holds() && length < kPiece) {
             apr_bucket *b = APR_BRIGADE_FIRST(held_);
-            if (APR_BUCKET_IS_FILE(b) && readable(*b)) {
+            if (APR_BUCKET_IS_FILE(b) && readable(*b, filter_.next)) {
                 if (b->length > kPiece - length)
                     apr_bucket_split(b, kPiece - length);
                 length += b->length;
-                read_file(b, filter_.c);
+                read_file(b, filter_);
                 b = APR_BRIGADE_FIRST(held_);
             } else if (b->length != static_cast<apr_size_t>(-1)) {
                 length += b->length;

@@ -149,6 +149,8 @@ apr_status_t Connection::on_pool_cleanup(void *self)
 void Connection::suspend()
 {
     ap_run_suspend_connection(c_, request_);
+    if (tls_)
+        tls_->free_given();
     c_->sbh = nullptr;
     suspended_ = true;
 }
@@ -224,7 +226,7 @@ apr_status_t Connection::on_request_cleanup(void *request)
 int Connection::on_post_read_request(request_rec *r, int retry_after)
 {
     const Connection *client = of(r->connection->master ? r->connection->master : r->connection);
-    if (client && client->refused_) {
+    if (client && client->refused_ && !r->prev && !r->main) { // its ErrorDocument is not
         r->connection->keepalive = AP_CONN_CLOSE;
         apr_table_setn(r->err_headers_out, "Retry-After", apr_itoa(r->pool, retry_after));
         return HTTP_SERVICE_UNAVAILABLE;

@@ -5,7 +5,6 @@
 #include "hybrid/workers.hpp"
 
 #include <algorithm>
-#include <malloc.h>
 #include <utility>
 
 namespace hybrid {
@@ -13,8 +12,6 @@ namespace hybrid {
 namespace {
 
 constexpr Duration kReviewPeriod = seconds(1); // suspended connections, for modules with threads of their own
-constexpr unsigned kManySleepers = 100;
-constexpr Duration kTrimPeriod = seconds(1);
 
 } // namespace
 
@@ -60,6 +57,8 @@ void Listener::round(Worker &self)
     acceptor_.reconsider(t);
     const std::span<const epoll_event> events = wait(self, t);
     take_in(events, now());
+    if (seen_mode_ == Mode::Hurry)
+        tell_if_quiet();
 }
 
 Listener::Attendance Listener::attend()
@@ -92,7 +91,6 @@ void Listener::take_in(std::span<const epoll_event> events, Time now)
     for (const epoll_event &event : events)
         on_event(event, now);
     expire(now);
-    give_memory_back(now);
     run_timers(now);
     give_back_released();
     if ((acceptor_.used_up() && !wants_drain_.exchange(true)) || (crowded() && !was_crowded))
@@ -114,17 +112,6 @@ std::span<const epoll_event> Listener::wait(Worker &self, Time now)
     return events;
 }
 
-// What many sleepers have left is in pieces between what others still have: the C library does not give it back by
-// itself.
-void Listener::give_memory_back(Time now)
-{
-    if (asleep_ < kManySleepers || now < trim_at_)
-        return;
-    asleep_ = 0;
-    trim_at_ = later(now, kTrimPeriod);
-    malloc_trim(0);
-}
-
 std::span<const epoll_event> Listener::look(Time begin)
 {
     for (Time before = now();;) {
@@ -143,10 +130,11 @@ std::span<const epoll_event> Listener::look(Time begin)
     }
 }
 
+// In this order: a worker that comes back just now undoes both in its next round (W18).
 void Listener::nobody_polls()
 {
-    unattended_.store(true);
     slot_.set_accepting(false);
+    unattended_.store(true);
 }
 
 Time Listener::next_due(Time now)

@@ -73,7 +73,8 @@ void Listener::wake_up(Connection &connection, ConnEvent event)
 // Idle for a while: its memory is better used elsewhere.
 void Listener::lie_down(Connection &connection, Duration rest, Time now)
 {
-    asleep_ += connection.sleep(dormancy_);
+    if (connection.sleep(dormancy_) && asleep_.fetch_add(1) + 1 == kManyAsleep)
+        callbacks_.notify(callbacks_.child);
     Lock lock(mu_);
     idle_.add(connection, rest, now);
 }

@@ -8,7 +8,7 @@ namespace hybrid {
 
 void Listener::end()
 {
-    acceptor_.close(now());
+    acceptor_.close(now(), Acceptor::Waiting::AreTaken);
     ended_.store(true);
     scheduler_.finish();
     callbacks_.notify(callbacks_.child);
@@ -34,7 +34,8 @@ void Listener::follow_mode(Time now)
         seen_mode_ = mode;
         return;
     }
-    acceptor_.close(now);
+    // In a hurry the whole generation ends, and the next one takes what is waiting.
+    acceptor_.close(now, mode == Mode::Hurry ? Acceptor::Waiting::Stay : Acceptor::Waiting::AreTaken);
     if (seen_mode_ == Mode::Serve) {
         Lock lock(mu_);
         std::vector<Timed *> lingering;
@@ -51,6 +52,14 @@ void Listener::follow_mode(Time now)
         if (!std::exchange(shed_silent_, true))
             shed_silent();
     }
+}
+
+// The programs that the configuration has started end soon, and requests in work may need them.
+void Listener::tell_if_quiet()
+{
+    const Scheduler::Load load = scheduler_.load();
+    if (load.at_work == 0 && load.queued == 0 && slot_.set_quiet())
+        callbacks_.notify(callbacks_.child);
 }
 
 // Every connection has gone. Those that stay suspended with nothing left in this child that could let them go (its

@@ -136,7 +136,7 @@ void Listener::refuse_waiting(Time now)
         return work.run == static_cast<Listener *>(self)->callbacks_.turn &&
                static_cast<Connection &>(work).between_requests();
     };
-    while (scheduler_.load().queued > most_waiting_) {
+    while (scheduler_.load().queued > most_waiting_ && callbacks_.can_refuse(callbacks_.child)) {
         Runnable *work = scheduler_.pull(Scheduler::End::Last, refusable, this);
         if (!work)
             return;

@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <csignal>
 #include <new>
+#include <utility>
 
 namespace hybrid {
 
 namespace {
 
 constexpr Duration kMonitorPeriod = seconds(10);
+constexpr int kChildDescriptors = 9;        // that a child makes for itself
+constexpr Duration kQuietTime = seconds(1); // new requests wait so long for those in work
 
 void mask_stop_signals(int how)
 {
@@ -29,6 +32,12 @@ apr_status_t hold_stop_signals(void *retained)
     if (mpm->shutdown_pending)
         raise(mpm->is_ungraceful ? SIGTERM : AP_SIG_GRACEFUL_STOP);
     return APR_SUCCESS;
+}
+
+void say_limit(int limit)
+{
+    ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf,
+                 HYBLOGNO(0016) "caught SIGTERM, shutting down gracefully, within %d seconds", limit);
 }
 
 } // namespace
@@ -66,6 +75,16 @@ int Parent::open_logs(server_rec *server)
         ap_log_error(APLOG_MARK, APLOG_CRIT | flags, rv, where, "could not duplicate listeners");
         return !OK;
     }
+    if (const int clients = Acceptor::most_clients(config_.threads_per_child) - kChildDescriptors;
+        startup && clients < 1) {
+        ap_log_error(
+            APLOG_MARK, APLOG_CRIT | flags, 0, where,
+            HYBLOGNO(0019) "the limit of open files (ulimit -n) leaves no descriptor for clients: it has to be "
+                           "higher by %d at least",
+            2 * (1 - clients));
+        return !OK;
+    }
+    children_.share();
     children_.set_buckets(records, buckets);
     if (const int error = children_.open()) {
         ap_log_error(APLOG_MARK, APLOG_CRIT | flags, error, where,
@@ -114,7 +133,8 @@ int Parent::run(apr_pool_t *plog, server_rec *server)
         return stop_now();
     ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf,
                  APLOGNO(00492) "caught " AP_SIG_GRACEFUL_STOP_STRING ", shutting down gracefully");
-    return stop_gracefully(ap_graceful_shutdown_timeout ? later(now(), seconds(ap_graceful_shutdown_timeout)) : kNever);
+    return stop_gracefully(ap_graceful_shutdown_timeout ? later(now(), seconds(ap_graceful_shutdown_timeout)) : kNever,
+                           config_.stop_limit);
 }
 
 void Parent::serve()
@@ -213,6 +233,15 @@ bool Parent::give_up_if_sick()
 {
     if (!retained_.sick_child_detected)
         return false;
+    if (retained_.mpm->was_graceful && !children_.anybody_up()) { // there was a server before, and there is to be one
+        retained_.sick_child_detected = 0;                        // (W25)
+        if (!std::exchange(told_of_sick_, true))
+            ap_log_error(APLOG_MARK, APLOG_ERR, 0, ap_server_conf,
+                         HYBLOGNO(0018) "the new children can't start, which is tried again every second; those of the "
+                                        "former generation %s",
+                         children_.former_serve() ? "serve on" : "have been told to end");
+        return false;
+    }
     if (children_.had_healthy_one()) {
         retained_.sick_child_detected = 0;
         return false;
@@ -243,8 +272,7 @@ int Parent::stop_within_limit()
     const Time begin = now();
     mpm.shutdown_pending = 0;
     mpm.is_ungraceful = 0;
-    ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf,
-                 HYBLOGNO(0016) "caught SIGTERM, shutting down gracefully, within %d seconds", config_.stop_limit);
+    say_limit(config_.stop_limit);
     if (config_.goodbye_time > 0) {
         serve_until_ = later(begin, seconds(config_.goodbye_time));
         children_.say_goodbye();
@@ -256,10 +284,12 @@ int Parent::stop_within_limit()
         mpm.shutdown_pending = 0; // asked to stop gracefully: that it does
     }
     set_mpm_state(retained_, AP_MPMQ_STOPPING);
-    return stop_gracefully(later(begin, seconds(config_.stop_limit)));
+    return stop_gracefully(later(begin, seconds(config_.stop_limit)), 0);
 }
 
-int Parent::stop_gracefully(Time cutoff)
+// The first signal that says "stop" is patient for `more` seconds, if that is not 0: service managers send SIGWINCH and
+// then SIGTERM at once (W21). The next one ends the server.
+int Parent::stop_gracefully(Time cutoff, int more)
 {
     ap_close_listeners();
     children_.retire_all(AP_SIG_GRACEFUL_STOP);
@@ -269,6 +299,11 @@ int Parent::stop_gracefully(Time cutoff)
     do { // a signal ends the sleep early
         apr_sleep(std::clamp<Duration>(cutoff - now(), 0, apr_time_from_sec(1)));
         ap_relieve_child_processes(reclaimed_);
+        if (more > 0 && retained_.mpm->shutdown_pending) {
+            retained_.mpm->shutdown_pending = 0;
+            cutoff = std::min(cutoff, later(now(), seconds(more)));
+            say_limit(std::exchange(more, 0));
+        }
     } while (!retained_.mpm->shutdown_pending && children_.any_left() && now() < cutoff);
     ap_reclaim_child_processes(1, reclaimed_);
     return DONE;
@@ -289,6 +324,7 @@ int Parent::restart()
         if (!children_.alone()) {
             children_.retire_all(AP_SIG_GRACEFUL);
             children_.hurry_quiescing();
+            children_.wait_until_quiet(kQuietTime); // what is in work may need the programs, too (W20)
         }
     } else {
         ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf,

@@ -2,8 +2,8 @@
 
 namespace hybrid {
 
-Slot::Slot(int index, int thread_limit)
-    : index_(index), thread_limit_(thread_limit), process_(ap_get_scoreboard_process(index))
+Slot::Slot(int index, int thread_limit, Shared &shared)
+    : index_(index), thread_limit_(thread_limit), shared_(shared), process_(ap_get_scoreboard_process(index))
 {
     process_score &process = *process_;
     process.not_accepting = 0;
@@ -150,7 +150,15 @@ Slot::Elsewhere Slot::look_elsewhere() const
 
 void Slot::set_accepting(bool accepting)
 {
-    process_.load()->not_accepting = !accepting;
+    const char not_accepting = !accepting;
+    __atomic_store_n(&process_.load()->not_accepting, not_accepting, __ATOMIC_RELAXED);
+}
+
+bool Slot::tells_of_shortage(Time now, Duration quiet)
+{
+    Time until = __atomic_load_n(&shared_.shortage_quiet_until, __ATOMIC_RELAXED);
+    return now >= until && __atomic_compare_exchange_n(&shared_.shortage_quiet_until, &until, later(now, quiet), false,
+                                                       __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
 bool Slot::advance(process_score &score, char from, char to)

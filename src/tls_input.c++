@@ -47,7 +47,8 @@ TlsInput *TlsInput::add(Connection &connection, ap_filter_rec_t *filter)
     if (!has_tls(c))
         return nullptr;
     ap_filter_t *added = ap_add_input_filter_handle(filter, nullptr, nullptr, c);
-    auto *input = new (apr_palloc(c->pool, sizeof(TlsInput))) TlsInput(connection, *added);
+    apr_bucket_brigade *brigade = apr_brigade_create(c->pool, c->bucket_alloc);
+    auto *input = new (apr_palloc(c->pool, sizeof(TlsInput))) TlsInput(connection, *added, *brigade);
     added->ctx = input;
     const auto destroy = [](void *self) -> apr_status_t {
         static_cast<TlsInput *>(self)->~TlsInput();
@@ -61,10 +62,8 @@ TlsInput *TlsInput::add(Connection &connection, ap_filter_rec_t *filter)
 // asks again later, and would see a failure twice: it gets what has come of it now.
 bool TlsInput::shake_hands()
 {
-    conn_rec *c = connection_.record();
-    apr_bucket_brigade *nothing = apr_brigade_create(c->pool, c->bucket_alloc);
-    const apr_status_t rv = ap_get_brigade(filter_->next, nothing, AP_MODE_INIT, APR_NONBLOCK_READ, 0);
-    apr_brigade_destroy(nothing);
+    const apr_status_t rv = ap_get_brigade(filter_->next, brigade_, AP_MODE_INIT, APR_NONBLOCK_READ, 0);
+    apr_brigade_cleanup(brigade_);
     if (APR_STATUS_IS_EAGAIN(rv))
         return false;
     handshaken_ = true;
@@ -81,8 +80,7 @@ bool TlsInput::read_ahead(std::size_t most)
 {
     if (outcome_ != APR_SUCCESS)
         return false;
-    conn_rec *c = connection_.record();
-    apr_bucket_brigade *bb = apr_brigade_create(c->pool, c->bucket_alloc);
+    apr_bucket_brigade *bb = brigade_;
     bool good = true;
     while (good && end_ - begin_ < most) {
         const apr_status_t rv = ap_get_brigade(filter_->next, bb, AP_MODE_READBYTES, APR_NONBLOCK_READ,
@@ -101,7 +99,6 @@ bool TlsInput::read_ahead(std::size_t most)
         }
         apr_brigade_cleanup(bb);
     }
-    apr_brigade_destroy(bb);
     return good;
 }
 
@@ -122,7 +119,7 @@ void TlsInput::append(std::string_view bytes)
     end_ += bytes.size();
 }
 
-// What is given is good until the next read, as mod_ssl's own is.
+// What is given is good until the next read is over, as mod_ssl's own is.
 void TlsInput::give_some(apr_bucket_brigade *bb, std::size_t length, bool keep)
 {
     apr_bucket *bucket = apr_bucket_transient_create(bytes_.get() + begin_, length, bb->bucket_alloc);
@@ -139,8 +136,9 @@ apr_status_t TlsInput::give(apr_bucket_brigade *bb, ap_input_mode_t mode, apr_re
         while (begin_ < end_ && (bytes_[begin_] == '\r' || bytes_[begin_] == '\n'))
             ++begin_;
     const std::string_view here = held();
+    given_.reset();
     if (here.empty()) {
-        bytes_.reset();
+        given_ = std::move(bytes_);
         room_ = begin_ = end_ = 0;
     }
     const std::size_t bound = std::min(here.size(), static_cast<std::size_t>(std::max<apr_off_t>(most, 0)));
@@ -163,6 +161,11 @@ apr_status_t TlsInput::give(apr_bucket_brigade *bb, ap_input_mode_t mode, apr_re
     if (connection_.late() && mode != AP_MODE_INIT)
         return APR_TIMEUP;
     return ap_get_brigade(filter_->next, bb, mode, block, most);
+}
+
+void TlsInput::free_given()
+{
+    given_.reset();
 }
 
 void TlsInput::remove()

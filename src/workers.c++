@@ -156,10 +156,24 @@ apr_status_t Workers::start(Worker &worker)
     return rv;
 }
 
+bool Workers::can_refuse()
+{
+    if (!refuser_ || refuser_->pool_)
+        return refuser_.has_value();
+    if (now() < refuser_again_at_)
+        return false;
+    const apr_status_t rv = start(*refuser_);
+    if (rv == APR_SUCCESS)
+        return true;
+    if (std::exchange(refuser_again_at_, later(now(), kPause)) == 0)
+        ap_log_error(APLOG_MARK, APLOG_ERR, rv, ap_server_conf,
+                     HYBLOGNO(0017) "can't start the thread that answers with 503 (MaxWaitingRequests): more requests "
+                                    "than that wait until it can be started");
+    return false;
+}
+
 void Workers::refuse(Runnable &connection)
 {
-    if (!refuser_->pool_ && start(*refuser_) != APR_SUCCESS)
-        return scheduler_.push(connection); // then it waits
     refusals_.push(connection);
 }
 

@@ -119,6 +119,31 @@ subtest 'StopGracefully: TERM is graceful, within a limit' => sub {
     }
 };
 
+subtest 'W21: WINCH and then TERM, as service managers do it: StopGracefully counts' => sub {
+    plan skip_all => "$mpm has no such thing" if $mpm ne 'hybrid';
+    my $new = sub { my ($limit) = @_; return server(mpm => "StartServers 2\nThreadsPerChild 4\nMaxRequestWorkers 8\nStopGracefully $limit\n") };
+    my $s = $new->('20');
+    my $client = $s->hold(1_500);
+    $s->signal('WINCH');
+    $s->signal('TERM');
+    is $client->response->{status}, 200, 'a request comes to its end';
+    ok wait_for(sub { !$s->alive }, 10), 'then the server';
+    $s = $new->('2');
+    $client = $s->hold(30_000);
+    $s->signal('WINCH');
+    $s->wait_log(qr/AH00492/);
+    my $took = $s->stop(15);
+    cmp_ok $took, '>', 1.5, 'the limit';
+    cmp_ok $took, '<', 8, 'is kept';
+    $s = $new->('60');
+    $client = $s->hold(30_000);
+    $s->signal('WINCH');
+    $s->wait_log(qr/AH00492/);
+    $s->signal('TERM');
+    $s->wait_log(qr/HYB0016/);
+    cmp_ok $s->stop, '<', 8, 'the second TERM ends it at once';
+};
+
 subtest 'S65, K06: stop does not wait for a hanging request' => sub {
     my $s = server();
     my $client = $s->hold(20_000);

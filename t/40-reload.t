@@ -231,4 +231,49 @@ subtest 'X13: a large HTTP/2 response over TLS across a reload' => sub {
     like $curl->(), qr/^2 8000000 /, 'and comes to its end';
 };
 
+subtest 'W25: new children that can not start do not end the server' => sub {
+    plan skip_all => "$mpm ends it then" if $mpm ne 'hybrid';
+    for ([ '', 'serve on' ], [ "ErrorLog \"|/usr/bin/tee -a \@ROOT\@/logs/piped\"\n", 'have been told to end' ]) {
+        my ($conf, $words) = @$_;
+        my $s = Hybrid::Server->new(level => "info mpm_hybrid:debug", conf => "KeepAliveTimeout 60\n$conf");
+        my $said = sub { return Hybrid::Server::slurp($s->root . '/logs/error') . Hybrid::Server::slurp($s->root . '/logs/piped') };
+        no warnings 'redefine';
+        local *Hybrid::Server::log = $said;
+        $s->start;
+        my $client = Hybrid::Client->new($s->port);
+        $client->get('/');
+        my $good = $s->conf_text;
+        $s->write_conf("$good\nThreadStackSize 1000000000000000\n");
+        $s->signal('USR1');
+        ok wait_for(sub { $said->() =~ /HYB0018: the new children can't start, which is tried again every second; those of the former generation $words/ }, 20),
+            "the log says that those of the former generation $words" or diag $said->();
+        my $before = () = $said->() =~ /AH03104/g;
+        ok wait_for(sub { my $now = () = $said->() =~ /AH03104/g; $now > $before + 1 }, 20), 'it is tried again and again';
+        is $client->get('/')->{body}, "hello\n", 'who was here before is served' if $words =~ /serve/;
+        is $s->get('/')->{body}, "hello\n", 'and who comes' if $words =~ /serve/;
+        is scalar(() = $said->() =~ /HYB0018/g), 1, 'it says so once';
+        $s->write_conf($good);
+        $s->signal('USR1');
+        is $s->get('/')->{body}, "hello\n", 'another reload mends it';
+        unlike $said->(), qr/AH02324/, 'the server has never ended';
+    }
+};
+
+subtest 'W24: a signal is noticed when it comes' => sub {
+    my $s = Hybrid::Server->new->start;
+    my $late = 0;
+    for my $n (1 .. 12) {
+        my $before = () = $s->log =~ /AH00493/g;
+        $s->signal('USR1');
+        my $begin = monotonic();
+        select undef, undef, undef, 0.0005 * $n;
+        $s->signal('USR1');
+        $s->wait_log(sub { my $now = () = $_[0] =~ /AH00493/g; $now > $before }, 10);
+        my $done = sub { my $resumed = () = $_[0] =~ /AH00489/g; my $asked = () = $_[0] =~ /AH00493/g; $resumed == $asked + 1 };
+        $s->wait_log($done, 10);
+        $late++ if monotonic() - $begin > 0.9;
+    }
+    cmp_ok $late, '<', 3, "twelve times two signals: $late late";
+};
+
 done_testing;

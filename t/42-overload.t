@@ -52,6 +52,22 @@ subtest 'MaxWaitingRequests' => sub {
     is $s->get('/')->{status}, 200, 'and when there are workers again, nobody is refused';
 };
 
+subtest 'W13: the 503 has its ErrorDocument; W28: that all workers are busy is said' => sub {
+    my $s = server("StartServers 1\nThreadsPerChild 3\nMaxRequestWorkers 3\nMinSpareThreads 1\nMaxSpareThreads 64\nMaxWaitingRequests 1\n", "ErrorDocument 503 /sorry\n");
+    $s->file('sorry', "sorry\n");
+    $s->start;
+    my @busy = $s->hold(3_000, 2);
+    my @waiting = map { my $c = Hybrid::Client->new($s->port); ask($c, '/'); $c } 1;
+    ok !$waiting[0]->is_closed(0.2), 'one waits';
+    my $late = Hybrid::Client->new($s->port);
+    ask($late, '/late');
+    my $r = $late->response;
+    is "$r->{status} $r->{body}", "503 sorry\n", 'the next one is told so, in the words of the ErrorDocument';
+    $s->wait_log(qr/AH00484/, 10);
+    pass 'AH00484';
+    is scalar(grep { $_->response->{status} == 200 } @busy, @waiting), 3, 'the others are answered';
+};
+
 subtest 'MaxWaitingRequests is off by default, and checked' => sub {
     my $s = server($three)->start;
     my @busy = $s->hold(1_500, 3);

@@ -29,6 +29,10 @@ class Acceptor {
              const Callbacks &callbacks);
     Acceptor(const Acceptor &) = delete;
 
+    /// So many clients there are descriptors for, as things are in this process, when a child with so many workers
+    /// leaves what its requests need. Parent and child.
+    static int most_clients(int workers);
+
     /// Registers the sockets. errno or 0. Child's main thread, before the listener runs.
     [[nodiscard]] int open(ap_listen_rec *listeners);
 
@@ -40,9 +44,10 @@ class Acceptor {
     /// When to call reconsider() at the latest.
     Time next_due() const { return again_at_.load(); }
 
-    /// Closes this child's copies of the sockets, for good. What has come by then is taken: it may have woken us and
-    /// nobody else.
-    void close(Time now);
+    /// Closes this child's copies of the sockets, for good. What has come by then is taken, because it may have woken
+    /// us and nobody else; or stays for those who open the sockets next.
+    enum class Waiting { AreTaken, Stay };
+    void close(Time now, Waiting waiting);
 
     /// MaxConnectionsPerChild have been accepted.
     bool used_up() const { return accepts_left_ <= 0; }
@@ -85,7 +90,6 @@ class Acceptor {
     std::atomic<Time> again_at_{kNever}; // after an error: not before
     std::atomic<bool> crowded_{false};
     Duration pause_ = 0;
-    Time quiet_until_ = 0; // the next message about that not before
     int descriptor_limit_; // connections get numbers below this, files that requests need the rest
     int most_connections_ = INT_MAX;
     bool near_limit_ = false;

@@ -77,6 +77,8 @@ class Child {
     void tick_after(Time t);
     void on_tick();
     Time stand_in();
+    void on_notice();
+    void trim_memory();
     void end_overdue();
     void call_parent(std::uint64_t what);
     void on_signal();
@@ -91,6 +93,7 @@ class Child {
     Ending ending_ = Ending::None;
     bool stands_in_ = false;
     Time ends_by_ = kNever;
+    Time trim_at_ = kNever;
     Fd signals_;
     Fd notices_;
     Fd ticks_;

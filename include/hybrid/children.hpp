@@ -29,6 +29,8 @@ class Children {
     /// The slot has become free: uses it for one that is still to start, if any.
     void replace(int slot);
 
+    /// Maps the memory that all children share, unless that has been done.
+    void share();
     /// Makes what wait_for_call() needs. errno or 0.
     [[nodiscard]] int open();
     /// Sleeps for `length`, or until a signal comes or a child calls for help: it has no more workers for its clients,
@@ -38,6 +40,10 @@ class Children {
     void maintain();
     /// Some child is or was fully up.
     bool had_healthy_one();
+    /// A child of this generation serves, or is about to.
+    bool anybody_up();
+    /// Those of the former generation serve, because none of this one is up yet.
+    bool former_serve() const;
 
     /// The child there is of the running generation, and not ending.
     bool serves(int slot);
@@ -51,6 +57,9 @@ class Children {
     void replace_former();
     /// To those that are ending: close idle connections, too.
     void hurry_quiescing();
+    /// Until no child that has been told to end has a request in work, or has had none for a moment; for `most` at
+    /// most. Their new requests go elsewhere, or wait.
+    void wait_until_quiet(Duration most);
     bool any_left();
     /// From now on answers say "Connection: close".
     void say_goodbye();
@@ -68,7 +77,6 @@ class Children {
     void ask_for_slots(int wanted);
     bool take_slots();
     static bool without_slot(pid_t pid);
-    bool anybody_up();
     void retire_former();
     int bucket_count() const { return retained_.mpm->num_buckets; }
     bool make(int slot);

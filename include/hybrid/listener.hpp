@@ -19,12 +19,14 @@ namespace hybrid {
 class Listener {
   public:
     /// What a worker runs for a connection, and how the child's main thread hears that it should look at crowded(),
-    /// wants_drain() and ended(); any thread may call `notify`.
+    /// wants_drain(), many_asleep() and ended(); any thread may call `notify`.
     struct Callbacks {
         Runnable::Run turn;
         void (*notify)(void *child);
         void *child;
-        /// Takes a connection over whose next request is to be answered with 503. Who polls.
+        /// A connection whose next request is to be answered with 503 can be taken over, at the moment; and is. Child's
+        /// main thread.
+        bool (*can_refuse)(void *child);
         void (*refuse)(void *child, Runnable &connection);
     };
 
@@ -86,10 +88,15 @@ class Listener {
 
     bool crowded() const { return acceptor_.crowded(); }
     bool wants_drain() const { return wants_drain_.load(); }
+    /// So many connections have gone to sleep that their memory, in pieces between what others have, is worth giving
+    /// back to the system; forget_asleep() begins to count anew.
+    bool many_asleep() const { return asleep_.load() >= kManyAsleep; }
+    void forget_asleep() { asleep_.store(0); }
     bool ended() const { return ended_.load(); }
 
   private:
     enum class Mode { Serve, Drain, Hurry, Stop };
+    static constexpr unsigned kManyAsleep = 100;
     static constexpr Duration kEndLingerTime = seconds(2); // for every lingering close once the child ends (S20)
     struct TimerTask;
 
@@ -107,6 +114,7 @@ class Listener {
     void set_mode(Mode mode);
     void end();
     void follow_mode(Time now) EXCLUDES(mu_);
+    void tell_if_quiet();
     bool drained(Time now) EXCLUDES(mu_);
     Time next_due(Time now) EXCLUDES(mu_);
     std::span<const epoll_event> wait(Worker &self, Time now) EXCLUDES(mu_);
@@ -118,7 +126,6 @@ class Listener {
     void on_lingering(Connection &connection) EXCLUDES(mu_);
     void on_arriving(Connection &connection) EXCLUDES(mu_);
     void lie_down(Connection &connection, Duration rest, Time now) EXCLUDES(mu_);
-    void give_memory_back(Time now);
     void park_arriving(ConnectionPtr connection) EXCLUDES(mu_);
     void give_up_arriving(Connection &connection);
     void too_late(Connection &connection, Time now) EXCLUDES(mu_);
@@ -149,6 +156,7 @@ class Listener {
     std::atomic<bool> hands_over_{false}; // while draining
     std::atomic<Time> hand_over_at_{0};   // idle ones, next time
     std::atomic<bool> wants_drain_{false};
+    std::atomic<unsigned> asleep_{0};
     std::atomic<bool> ended_{false};
 
     std::atomic<bool> unattended_{false};
@@ -163,8 +171,6 @@ class Listener {
     bool elsewhere_ = false;
     Time hand_over_waiting_at_ = 0;
     Time refusal_told_at_ = 0;
-    unsigned asleep_ = 0; // connections, since memory was given back
-    Time trim_at_ = 0;
     LookAgain look_again_;
 
     Mutex mu_;

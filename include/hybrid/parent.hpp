@@ -32,7 +32,7 @@ class Parent {
     bool give_up_if_sick();
     int stop_now();
     int stop_within_limit();
-    int stop_gracefully(Time cutoff);
+    int stop_gracefully(Time cutoff, int more);
     int restart();
 
     Config &config_;
@@ -41,6 +41,7 @@ class Parent {
     apr_pool_t *const pconf_;
     Children children_;
     bool child_fatal_ = false;
+    bool told_of_sick_ = false;
     int successive_kills_ = 0;
     Time serve_until_ = kNever;
     Time monitored_at_ = now();

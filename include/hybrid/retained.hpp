@@ -9,6 +9,11 @@
 
 namespace hybrid {
 
+/// Memory that the parent and all children of all generations share.
+struct Shared {
+    Time shortage_quiet_until; ///< HYB0001 is said by one of them, and by nobody else before that
+};
+
 /// Parent; the children inherit a copy. Zero at first, allocated by ap_retained_data_create(), with room for what a
 /// newer module may add before the next full start: new members come last.
 struct Retained {
@@ -28,6 +33,7 @@ struct Retained {
     int channel_from;
     int calls;            ///< the eventfd by which children of all generations call; 0: not made
     int slotless_daemons; ///< children that end without a slot
+    Shared *shared;       ///< made by Children::share()
 };
 
 static_assert(sizeof(Retained) <= Retained::kRoom);

@@ -4,6 +4,7 @@
 
 #include "hybrid/conn_state.hpp"
 #include "hybrid/httpd.hpp"
+#include "hybrid/retained.hpp"
 
 #include <atomic>
 #include <cstdint>
@@ -11,11 +12,21 @@
 
 namespace hybrid {
 
+/// What a slot's `quiescing` says, in child and parent.
+enum Quiescing : char {
+    kServing = 0,
+    kEnding = 1,    ///< the child decided or was told to end gracefully
+    kAccounted = 2, ///< and the parent no longer counts it as active
+    kAsked = 3,     ///< it wants the slot back
+    kLeft = 4,      ///< the child has left it
+    kQuiet = 5,     ///< as kAccounted, and no request has been in work for a moment: see Child::kHurry
+};
+
 /// Any thread of the child, unless said otherwise.
 class Slot {
   public:
     /// Takes over slot `index`: whatever a former child left there is cleared. Child, before threads.
-    Slot(int index, int thread_limit);
+    Slot(int index, int thread_limit, Shared &shared);
 
     int index() const { return index_; }
 
@@ -46,9 +57,13 @@ class Slot {
     Elsewhere look_elsewhere() const;
 
     void set_accepting(bool accepting);
+    /// Something has run out. True: this child is the one that says so, and nobody else for as long as `quiet`.
+    bool tells_of_shortage(Time now, Duration quiet);
     /// The child ends gracefully: it says so, and all its rows do.
     void quiesce();
     bool quiescing() const;
+    /// No request is in work. True: the parent has to hear so.
+    bool set_quiet() { return advance(*process_.load(), kAccounted, kQuiet); }
     /// The parent wants the slot back.
     bool asked_to_leave() const;
     /// From now on what is written goes nowhere. Child's main thread.
@@ -66,19 +81,11 @@ class Slot {
 
     const int index_;
     const int thread_limit_;
+    Shared &shared_;
     std::atomic<process_score *> process_;
     std::atomic<std::uint32_t> counts_[Counts] = {}; // what the scoreboard shows, too
     process_score nowhere_{};                        // instead of the slot that was left
     std::vector<worker_score> nowhere_rows_;
-};
-
-/// What a slot's `quiescing` says, in child and parent.
-enum Quiescing : char {
-    kServing = 0,
-    kEnding = 1,    ///< the child decided or was told to end gracefully
-    kAccounted = 2, ///< and the parent no longer counts it as active
-    kAsked = 3,     ///< it wants the slot back
-    kLeft = 4,      ///< the child has left it
 };
 
 } // namespace hybrid

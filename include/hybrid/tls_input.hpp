@@ -32,22 +32,29 @@ class TlsInput {
 
     /// Filter body.
     apr_status_t give(apr_bucket_brigade *bb, ap_input_mode_t mode, apr_read_type_e block, apr_off_t most);
+    /// A turn is over: nobody looks any more at what give() has given.
+    void free_given();
     /// Out of the way: the protocol reads for itself.
     void remove();
 
   private:
-    TlsInput(Connection &connection, ap_filter_t &filter) : connection_(connection), filter_(&filter) {}
+    TlsInput(Connection &connection, ap_filter_t &filter, apr_bucket_brigade &brigade)
+        : connection_(connection), filter_(&filter), brigade_(&brigade)
+    {
+    }
     void append(std::string_view bytes);
     void give_some(apr_bucket_brigade *bb, std::size_t length, bool keep);
 
     Connection &connection_;
     ap_filter_t *filter_;
+    apr_bucket_brigade *brigade_; // empty between the calls
     bool handshaken_ = false;
     apr_status_t outcome_ = APR_SUCCESS; // of the handshake
     struct Free {
         void operator()(char *bytes) const { free(bytes); }
     };
     std::unique_ptr<char[], Free> bytes_;
+    std::unique_ptr<char[], Free> given_; // the last bytes of it, which a reader may still look at
     std::size_t room_ = 0;
     std::size_t begin_ = 0;
     std::size_t end_ = 0;

@@ -87,7 +87,10 @@ class Workers {
     /// Clears away the threads that have left; how many are there still?
     int reap();
 
-    /// MaxWaitingRequests: a worker that does nothing else answers the connection's next request with 503.
+    /// MaxWaitingRequests: there is a worker that does nothing else than refuse(). If it can't be started, that is said
+    /// once and tried again every second.
+    bool can_refuse();
+    /// Its worker answers the connection's next request with 503. Requires: can_refuse() was true.
     void refuse(Runnable &connection);
     /// No more of that; at once, or when what it has been given is answered.
     void stop_refusing(bool at_once);
@@ -113,7 +116,8 @@ class Workers {
     apr_threadattr_t *attributes_ = nullptr;
     apr_pool_t *pool_ = nullptr;
     ap_generation_t generation_ = 0;
-    Time again_at_ = 0; // after a failure: not before
+    Time again_at_ = 0;         // after a failure: not before
+    Time refuser_again_at_ = 0; // the same, for the one that refuses
 };
 
 } // namespace hybrid
