@@ -47,14 +47,28 @@ void Children::start(int wanted)
         ask_for_slots(to_start_);
 }
 
+// Not in the first of the two passes: between them the parent detaches from the terminal, which is a fork like any
+// other.
 int Children::open()
 {
-    if (!config_.one_process && retained_.channel_from == 0)
+    if (config_.one_process || retained_.mpm->module_loads == 1)
+        return 0;
+    if (retained_.channel_from == 0)
         if (const int error = Channel::make(retained_.channel_to, retained_.channel_from))
             return error;
-    if (!config_.one_process && retained_.calls == 0)
+    if (retained_.calls == 0)
         retained_.calls = std::max(0, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    return config_.one_process || retained_.calls ? 0 : errno;
+    return retained_.calls ? 0 : errno;
+}
+
+// The numbers are forgotten, too: they are soon others' in that process, which may fork again.
+void Children::disown(Retained &retained)
+{
+    if (retained.makes_child != pthread_t{} && pthread_equal(retained.makes_child, pthread_self()))
+        return;
+    for (int *descriptor : {&retained.channel_to, &retained.channel_from, &retained.calls})
+        if (const int fd = std::exchange(*descriptor, 0))
+            close(fd);
 }
 
 void Children::wait_for_call(Duration length)
@@ -133,7 +147,9 @@ bool Children::make(int slot)
         here_->main();
     }
     Child::block_signals();
+    retained_.makes_child = pthread_self();
     const pid_t pid = fork();
+    retained_.makes_child = {};
     if (pid == 0) {
 #if AP_HAS_THREAD_LOCAL
         ap_thread_current_after_fork();

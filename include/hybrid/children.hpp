@@ -29,8 +29,13 @@ class Children {
     /// The slot has become free: uses it for one that is still to start, if any.
     void replace(int slot);
 
-    /// Makes what wait_for_call() needs. errno or 0.
+    /// Makes the descriptors that all children of all generations have in common. Without the one that wait_for_call()
+    /// needs it fails: errno, else 0.
     [[nodiscard]] int open();
+    /// To be called in every process that this one or a child of ours has just forked. Unless it is a child of ours it
+    /// loses the descriptors that open() made: over the channel it could take clients. Modules fork their daemons
+    /// without exec, and these run as other users (mod_wsgi, mod_cgid). Async-signal-safe.
+    static void disown(Retained &retained);
     /// Sleeps for `length`, or until a signal comes or a child calls for help: it has no more workers for its clients,
     /// or ends. Takes in other news meanwhile.
     void wait_for_call(Duration length);

@@ -5,6 +5,7 @@
 #include "hybrid/httpd.hpp"
 #include "hybrid/staffing.hpp"
 
+#include <pthread.h>
 #include <type_traits>
 
 namespace hybrid {
@@ -28,6 +29,7 @@ struct Retained {
     int channel_from;
     int calls;            ///< the eventfd by which children of all generations call; 0: not made
     int slotless_daemons; ///< children that end without a slot
+    pthread_t makes_child; ///< the thread that forks a child of ours at this moment; else zero
 };
 
 static_assert(sizeof(Retained) <= Retained::kRoom);
