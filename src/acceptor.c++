@@ -129,7 +129,7 @@ int Acceptor::room() const
 
 bool Acceptor::accept_one(Socket &socket, Time now)
 {
-    if (!descriptors_left(socket.fd)) {
+    if (!descriptors_left(socket)) {
         pause(APR_EMFILE, now);
         return false;
     }
@@ -175,29 +175,54 @@ ConnectionPtr Acceptor::take_parcel(Time now)
                 accept_one(socket, now);
         return nullptr;
     }
-    if (received.error) {
+    if (received.error == EBADMSG)
+        drop_parcel(now);
+    else if (received.error)
         on_error(received.error, now);
+    if (received.error)
         return nullptr;
-    }
-    ConnectionPtr connection =
-        Connection::adopt(received.understood ? &parcel : nullptr, received.fd, pools_, slot_, callbacks_.turn);
-    if (!connection) {
-        ::close(received.fd);
+    Fd fd(received.fd);
+    sockaddr_in6 address{};
+    const int error = find_client(fd.get(), address);
+    if (error == EBADMSG || (received.understood && !parcel.plausible(hybrid::now(), kExpectsKinds)))
+        drop_parcel(now);
+    else if (!error)
+        return adopt(received.understood ? &parcel : nullptr, std::move(fd), address, now);
+    return nullptr;
+}
+
+ConnectionPtr Acceptor::adopt(const Parcel *parcel, Fd fd, const sockaddr_in6 &address, Time now)
+{
+    ConnectionPtr connection = Connection::adopt(parcel, fd.get(), address, pools_, slot_, callbacks_.turn);
+    if (connection)
+        fd.release();
+    else
         pause(APR_ENOMEM, now);
-    }
     return connection;
+}
+
+void Acceptor::drop_parcel(Time now)
+{
+    ++dropped_;
+    if (now < drop_told_at_ + kQuietTime && drop_told_at_ != 0)
+        return;
+    drop_told_at_ = now;
+    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, ap_server_conf,
+                 HYBLOGNO(0027) "what came from another process is no client's connection, dropped (%u so far)",
+                 dropped_);
 }
 
 // The kernel gives out the lowest free number, so the last one says how full the table is; only when that was near the
 // limit is it worth asking before the next. But files that come and go meanwhile may have the low numbers and
-// connections the high ones, so these are counted, too.
-bool Acceptor::descriptors_left(int listening)
+// connections the high ones, so these are counted, too. Before a parcel it is always asked: accept(2) fails without a
+// descriptor, and the client waits on; recvmsg(2) does not, and the client is lost.
+bool Acceptor::descriptors_left(const Socket &socket)
 {
     if (slot_.connections() >= static_cast<unsigned>(most_connections_))
         return false;
-    if (!near_limit_)
+    if (!near_limit_ && socket.record)
         return true;
-    const Fd lowest(fcntl(listening, F_DUPFD_CLOEXEC, 0));
+    const Fd lowest(fcntl(socket.fd, F_DUPFD_CLOEXEC, 0));
     near_limit_ = !lowest || lowest.get() >= descriptor_limit_;
     return !near_limit_;
 }

@@ -47,15 +47,15 @@ void Children::start(int wanted)
         ask_for_slots(to_start_);
 }
 
-// Not in the first of the two passes: between them the parent detaches from the terminal, which is a fork like any
-// other.
 int Children::open()
 {
-    if (config_.one_process || retained_.mpm->module_loads == 1)
+    if (config_.one_process)
         return 0;
     if (retained_.channel_from == 0)
         if (const int error = Channel::make(retained_.channel_to, retained_.channel_from))
-            return error;
+            ap_log_error(APLOG_MARK, APLOG_WARNING, error, ap_server_conf,
+                         HYBLOGNO(0025) "no socket between the children (AF_UNIX): connections can't go from one to "
+                                        "another");
     if (retained_.calls == 0)
         retained_.calls = std::max(0, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     return retained_.calls ? 0 : errno;

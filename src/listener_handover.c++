@@ -17,12 +17,6 @@ constexpr Duration kPerRequest = milliseconds(2);   // and for each they got, wh
 constexpr Duration kQuietTime = seconds(60);        // between two messages about requests that are refused
 constexpr Duration kLookPeriod = milliseconds(10);  // at who else serves
 
-/// Of the lengths of time that Deadlines keeps there should be few.
-Duration whole_seconds(Duration length)
-{
-    return (std::max<Duration>(length, 0) + seconds(1) - 1) / seconds(1) * seconds(1);
-}
-
 } // namespace
 
 // In a hurry not even: the next generation is about to come.
@@ -60,10 +54,17 @@ bool Listener::hand_over(Connection &connection)
     if (!parked)
         return false;
     static_cast<void>(connection.take_rest());
-    const Time t = now();
-    park(ConnectionPtr(&connection), Interest::Readable,
-         parcel.expires == kNever ? length : whole_seconds(parcel.expires - t));
+    if (parcel.expires == kNever)
+        park(ConnectionPtr(&connection), Interest::Readable, length);
+    else
+        park_until(ConnectionPtr(&connection), parcel.expires);
     return false;
+}
+
+// It has been idle for a part of its time already.
+void Listener::park_until(ConnectionPtr connection, Time until)
+{
+    park(std::move(connection), Interest::Readable, std::max<Duration>(until - now(), 0), Deadlines::Length::Odd);
 }
 
 // Of those that wait for a worker, who has waited longest first; until `most` are gone, or the channel refuses one.
@@ -169,8 +170,9 @@ void Listener::settle_idle(ConnectionPtr connection)
         return drop(std::move(connection));
     case Connection::Here::Nothing: {
         const Time until = connection->idle_until();
-        const Duration length = until == kNever ? connection->keep_alive_timeout() : whole_seconds(until - t);
-        return park(std::move(connection), Interest::Readable, length);
+        const Duration length = connection->keep_alive_timeout();
+        return until == kNever ? park(std::move(connection), Interest::Readable, length)
+                               : park_until(std::move(connection), until);
     }
     default:
         connection->transit(ConnEvent::Begun);

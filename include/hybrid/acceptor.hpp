@@ -4,6 +4,7 @@
 
 #include "hybrid/channel.hpp"
 #include "hybrid/connection.hpp"
+#include "hybrid/fd.hpp"
 #include "hybrid/poller.hpp"
 
 #include <atomic>
@@ -66,11 +67,13 @@ class Acceptor {
     bool accept_one(Socket &socket, Time now);
     ConnectionPtr take_client(Socket &socket, Time now);
     ConnectionPtr take_parcel(Time now);
+    ConnectionPtr adopt(const Parcel *parcel, Fd fd, const sockaddr_in6 &address, Time now);
+    void drop_parcel(Time now);
     void on_error(apr_status_t status, Time now);
     void pause(apr_status_t status, Time now);
     void stop_listening(Duration length, Time now, const char *why);
     int room() const;
-    bool descriptors_left(int listening);
+    bool descriptors_left(const Socket &socket);
 
     const Config &config_;
     Slot &slot_;
@@ -86,6 +89,8 @@ class Acceptor {
     std::atomic<bool> crowded_{false};
     Duration pause_ = 0;
     Time quiet_until_ = 0; // the next message about that not before
+    unsigned dropped_ = 0; // parcels that made no sense
+    Time drop_told_at_ = 0;
     int descriptor_limit_; // connections get numbers below this, files that requests need the rest
     int most_connections_ = INT_MAX;
     bool near_limit_ = false;

@@ -29,8 +29,8 @@ class Children {
     /// The slot has become free: uses it for one that is still to start, if any.
     void replace(int slot);
 
-    /// Makes the descriptors that all children of all generations have in common. Without the one that wait_for_call()
-    /// needs it fails: errno, else 0.
+    /// Makes the descriptors that all children of all generations have in common, once the parent has detached from the
+    /// terminal, which is a fork, too. Without the one that wait_for_call() needs it fails: errno, else 0.
     [[nodiscard]] int open();
     /// To be called in every process that this one or a child of ours has just forked. Unless it is a child of ours it
     /// loses the descriptors that open() made: over the channel it could take clients. Modules fork their daemons

@@ -51,7 +51,8 @@ class Listener {
 
     /// Takes over a connection a worker is done with for now, in a polled state: `what` is waited for, `length` at
     /// most.
-    void park(ConnectionPtr connection, Interest what, Duration length) EXCLUDES(mu_);
+    void park(ConnectionPtr connection, Interest what, Duration length,
+              Deadlines::Length kind = Deadlines::Length::Usual) EXCLUDES(mu_);
     /// Takes over a connection in Suspended.
     void hold(ConnectionPtr connection);
     /// Drops a connection for good.
@@ -101,6 +102,7 @@ class Listener {
     void hand_over_all(Time now) EXCLUDES(mu_);
     int hand_over_queued(int most) EXCLUDES(mu_);
     void settle_idle(ConnectionPtr connection) EXCLUDES(mu_);
+    void park_until(ConnectionPtr connection, Time until) EXCLUDES(mu_);
 
     bool hands_over() const { return hands_over_.load() && channel_; }
     void set_mode(Mode mode);
