@@ -104,13 +104,29 @@ void Acceptor::on_readable(PollTarget &target, Time now)
     auto &socket = static_cast<Socket &>(target);
     if (closed_)
         return;
-    for (int left = room(); left > 0 && !pausing() && !used_up(); --left)
-        if (!accept_one(socket, now))
-            return;
-    if (!pausing() && room() == 0) {
+    const bool more = take(socket, now);
+    if (pausing())
+        return;
+    if (more && room() == 0) {
         crowded_.store(true);
         stop_listening(kCrowdedPause, now, "All workers busy");
+    } else if (socket.record && nearly_full()) {
+        step_aside(kFullPause, more, now);
+    } else if (ahead(now)) {
+        let_others(socket, more, now);
     }
+}
+
+// False: there is nothing left to take, or something has run out.
+bool Acceptor::take(Socket &socket, Time now)
+{
+    for (int left = room(); left > 0 && !pausing() && !used_up(); --left) {
+        if (!accept_one(socket, now))
+            return false;
+        if (ahead(now))
+            return true;
+    }
+    return true;
 }
 
 // How many can be taken at once. Idle connections need no worker, and a queue of short requests none to itself: when
@@ -169,13 +185,9 @@ ConnectionPtr Acceptor::take_parcel(Time now)
 {
     Parcel parcel;
     const Channel::Received received = channel_.receive(parcel);
-    if (received.error == ENOMSG) {
-        for (Socket &socket : sockets_)
-            if (socket.record && room() > 0)
-                accept_one(socket, now);
-        return nullptr;
-    }
-    if (received.error == EBADMSG)
+    if (received.error == ENOMSG)
+        take_nudge(now);
+    else if (received.error == EBADMSG)
         drop_parcel(now);
     else if (received.error)
         on_error(received.error, now);
@@ -255,7 +267,7 @@ void Acceptor::pause(apr_status_t status, Time now)
                      HYBLOGNO(0001) "can't accept more connections; pausing until that is possible again");
     }
     if (status == EMFILE || status == ENFILE || status == ENOBUFS || status == ENOMEM)
-        callbacks_.shed(callbacks_.listener, kAcceptsAtOnce);
+        callbacks_.make_room(callbacks_.listener, kAcceptsAtOnce);
     pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
     stop_listening(pause_, now, "Short of resources");
     channel_.nudge(); // of those that wait for connections only one is woken for each, and that was this child
@@ -264,6 +276,7 @@ void Acceptor::pause(apr_status_t status, Time now)
 void Acceptor::stop_listening(Duration length, Time now, const char *why)
 {
     again_at_.store(later(now, length));
+    aside_until_ = kNever;
     for (Socket &socket : sockets_)
         poller_.forget(socket.fd, socket);
     slot_.set_accepting(false);
@@ -273,6 +286,8 @@ void Acceptor::stop_listening(Duration length, Time now, const char *why)
 
 void Acceptor::reconsider(Time now)
 {
+    if (now >= aside_until_)
+        come_back(now);
     if (now < again_at_.load() || !pausing())
         return;
     if (room() == 0) {
@@ -281,14 +296,8 @@ void Acceptor::reconsider(Time now)
     }
     again_at_.store(kNever);
     crowded_.store(false);
-    if (closed_)
+    if (closed_ || !listen_again(true, now))
         return;
-    for (Socket &socket : sockets_) {
-        if (const int error = poller_.watch(socket.fd, socket)) {
-            pause(error, now);
-            return;
-        }
-    }
     slot_.set_accepting(true);
     ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf,
                  APLOGNO(00457) "Accepting new connections again: %u active conns (%u lingering/%u suspended), "
@@ -297,11 +306,25 @@ void Acceptor::reconsider(Time now)
                  config_.workers_per_child() - static_cast<int>(scheduler_.load().at_work));
 }
 
+bool Acceptor::listen_again(bool to_channel, Time now)
+{
+    for (Socket &socket : sockets_) {
+        if (!socket.record && !to_channel)
+            continue;
+        if (const int error = poller_.watch(socket.fd, socket)) {
+            pause(error, now);
+            return false;
+        }
+    }
+    return true;
+}
+
 void Acceptor::close(Time now)
 {
     if (closed_)
         return;
     closed_ = true;
+    aside_until_ = kNever;
     for (Socket &socket : sockets_)
         poller_.forget(socket.fd, socket);
     for (Socket &socket : sockets_)

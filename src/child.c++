@@ -147,7 +147,7 @@ void Child::make_runtime()
         this,
     };
     scheduler_ = std::make_unique<Scheduler>(config.tokens_per_child, hooks);
-    slot_ = std::make_unique<Slot>(birth_.slot, config.thread_limit);
+    slot_ = std::make_unique<Slot>(birth_.slot, birth_.number, config.thread_limit);
     pools_ = std::make_unique<Pools>(birth_.pconf);
     const Listener::Callbacks callbacks = {
         Turn::run,

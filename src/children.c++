@@ -75,15 +75,17 @@ void Children::wait_for_call(Duration length)
 {
     if (on_news())
         return;
-    const Time end = later(now(), length);
+    Time end = later(now(), length);
     for (Duration left = length; left > 0; left = end - now()) {
         struct pollfd call = {retained_.calls, POLLIN, 0};
         if (poll(&call, 1, static_cast<int>(left / milliseconds(1)) + 1) <= 0)
             return; // or a signal
         std::uint64_t calls = 0;
         [[maybe_unused]] const auto n = read(retained_.calls, &calls, sizeof calls);
-        if (on_news() || calls % Child::kNews >= Child::kHelp)
+        if (on_news())
             return;
+        if (calls % Child::kNews >= Child::kHelp)
+            end = std::min(end, heeds_again_at_);
     }
 }
 
@@ -133,16 +135,25 @@ bool Children::make(int slot)
                      slot, score.pid);
         return false;
     }
+    const int number = free_number(slot);
     const Child::Birth birth = {
-        config_, retained_, pconf_,   buckets_[slot % bucket_count()],
-        slot,    getpid(),  goodbye_, config_.one_process ? -1 : retained_.calls,
-        nullptr, nullptr,
+        config_,
+        retained_,
+        pconf_,
+        buckets_[slot % bucket_count()],
+        slot,
+        number,
+        getpid(),
+        goodbye_,
+        config_.one_process ? -1 : retained_.calls,
+        nullptr,
+        nullptr,
     };
     if (config_.one_process) {
         Child::Birth here = birth;
         here.before_exit = [](void *self) { static_cast<Children *>(self)->leave_one_process(); };
         here.parent_object = this;
-        note_started(slot, getpid());
+        note_started(slot, number, getpid());
         here_ = new Child(here);
         here_->main();
     }
@@ -167,7 +178,7 @@ bool Children::make(int slot)
         apr_sleep(apr_time_from_sec(10)); // no loop of forks when the system is at its limit (P14)
         return false;
     }
-    note_started(slot, pid);
+    note_started(slot, number, pid);
     return true;
 }
 
@@ -178,8 +189,9 @@ void Children::leave_one_process()
     apr_file_remove(ap_server_root_relative(pconf_, ap_pid_fname), pconf_);
 }
 
-void Children::note_started(int slot, pid_t pid)
+void Children::note_started(int slot, int number, pid_t pid)
 {
+    retained_.numbers[number] = pid;
     const ap_generation_t generation = retained_.mpm->my_generation;
     process_score &score = *ap_get_scoreboard_process(slot);
     ++retained_.total_daemons;
@@ -215,11 +227,13 @@ bool Children::serves(int slot)
 void Children::on_gone(int slot, pid_t pid, ap_generation_t generation)
 {
     if (slot == kNoSlot) {
+        give_number_back(pid);
         --retained_.slotless_daemons;
         ap_run_child_status(ap_server_conf, pid, generation, kNoSlot, MPM_CHILD_EXITED);
         return;
     }
     const process_score &score = *ap_get_scoreboard_process(slot);
+    give_number_back(score.pid);
     ap_run_child_status(ap_server_conf, score.pid, score.generation, slot, MPM_CHILD_EXITED);
     if (score.quiescing < kAccounted)
         --retained_.active_daemons;

@@ -6,6 +6,7 @@ void Deadlines::add(Timed &item, Duration length, Time now, Length kind)
 {
     item.length = length;
     item.expires = later(now, length);
+    item.seen = false;
     ++size_;
     if (kind == Length::Odd) {
         item.previous = item.next = &item;
@@ -54,6 +55,20 @@ void Deadlines::collect(std::vector<Timed *> &items) const
             items.push_back(item);
     for (const auto &[expires, item] : odd_)
         items.push_back(item);
+}
+
+void Deadlines::collect_unseen(std::vector<Timed *> &items) const
+{
+    for (const auto &[length, queue] : queues_) {
+        Timed *item = queue.head.previous;
+        while (item != &queue.head && !item->seen)
+            item = item->previous;
+        for (item = item->next; item != &queue.head; item = item->next)
+            items.push_back(item);
+    }
+    for (const auto &[expires, item] : odd_)
+        if (!item->seen)
+            items.push_back(item);
 }
 
 Time Deadlines::next() const

@@ -44,8 +44,7 @@ Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools
                 {[](void *self, ConnectionPtr connection) {
                      static_cast<Listener *>(self)->on_accepted(std::move(connection));
                  },
-                 this, callbacks.turn,
-                 [](void *self, int count) { static_cast<Listener *>(self)->shed_oldest(count); }})
+                 this, callbacks.turn, [](void *self, int count) { static_cast<Listener *>(self)->make_room(count); }})
 {
 }
 

@@ -77,8 +77,10 @@ class Children {
     void retire_former();
     int bucket_count() const { return retained_.mpm->num_buckets; }
     bool make(int slot);
+    int free_number(int slot);
+    void give_number_back(pid_t pid);
     void leave_one_process();
-    void note_started(int slot, pid_t pid);
+    void note_started(int slot, int number, pid_t pid);
     void account_quiescing(int slot);
     SlotView look_at(int slot);
     std::vector<SlotView> look_at_all();
@@ -95,6 +97,7 @@ class Children {
     bool former_serves_ = false;
     bool goodbye_ = false;
     int to_start_ = 0;
+    Time heeds_again_at_ = 0; // children that call for help
 };
 
 } // namespace hybrid

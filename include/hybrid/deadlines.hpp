@@ -19,6 +19,7 @@ struct Timed {
     Timed *next = nullptr;
     Time expires = kNever;
     Duration length = 0;
+    bool seen = false; ///< see collect_unseen()
 
     bool queued() const { return previous != nullptr; }
 };
@@ -47,6 +48,9 @@ class Deadlines {
 
     /// Everything that is queued; those of one length, and the odd ones, in the order of their deadlines.
     void collect(std::vector<Timed *> &items) const;
+    /// The same without those whose `seen` has been set since they were added; costs nothing for these, when of one
+    /// length an older one is seen before a newer one.
+    void collect_unseen(std::vector<Timed *> &items) const;
 
     /// When the first deadline passes; kNever when there is none.
     Time next() const;

@@ -127,6 +127,7 @@ class Listener {
     void expire(Time now) EXCLUDES(mu_);
     void run_timers(Time now) EXCLUDES(mu_);
     void give_back_released();
+    void make_room(int count) EXCLUDES(mu_);
     void shed_idle() EXCLUDES(mu_);
     void shed_oldest(int count) EXCLUDES(mu_);
     void shed_silent() EXCLUDES(mu_);

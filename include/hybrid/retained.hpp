@@ -27,8 +27,10 @@ struct Retained {
     StaffingMemory *staffing; ///< one for each listener bucket, in ap_pglobal
     int channel_to;           ///< the Channel's ends, which outlive all children; both 0: not made
     int channel_from;
-    int calls;             ///< the eventfd by which children of all generations call; 0: not made
-    int slotless_daemons;  ///< children that end without a slot
+    int calls;            ///< the eventfd by which children of all generations call; 0: not made
+    int slotless_daemons; ///< children that end without a slot
+    pid_t *numbers;       ///< who has which number (Children::free_number()), 0: nobody; in ap_pglobal
+    int number_count;
     pthread_t makes_child; ///< the thread that forks a child of ours at this moment; else zero
 };
 

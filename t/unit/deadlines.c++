@@ -142,6 +142,35 @@ void test_odd_lengths()
     is(deadlines.size(), 0, "then none is left");
 }
 
+void test_unseen()
+{
+    Deadlines deadlines;
+    Timed items[6];
+    for (int i = 0; i < 4; ++i)
+        deadlines.add(items[i], i < 3 ? 100 : 50, i);
+    deadlines.add(items[4], 77, 0, Deadlines::Length::Odd);
+    const auto unseen = [&] {
+        std::vector<Timed *> found;
+        deadlines.collect_unseen(found);
+        return found;
+    };
+    is(unseen().size(), 5, "at first nothing has been seen");
+    items[0].seen = items[1].seen = items[4].seen = true;
+    ok(unseen() == std::vector<Timed *>({&items[3], &items[2]}), "what has been seen is left out");
+    deadlines.add(items[5], 100, 10);
+    ok(unseen() == std::vector<Timed *>({&items[3], &items[2], &items[5]}),
+       "what is added later is not, the oldest first");
+    deadlines.remove(items[1]);
+    is(unseen().size(), 3, "one that was seen goes");
+    deadlines.add(items[1], 100, 20);
+    is(unseen().size(), 4, "added again it has not been seen");
+    items[2].seen = items[3].seen = items[5].seen = items[1].seen = true;
+    is(unseen().size(), 0, "all of them");
+    std::vector<Timed *> all;
+    deadlines.collect(all);
+    is(all.size(), 6, "are still there");
+}
+
 void test_no_limit()
 {
     Deadlines deadlines;
@@ -250,6 +279,7 @@ int main()
     test_removal();
     test_several_lengths();
     test_odd_lengths();
+    test_unseen();
     test_no_limit();
     test_random();
     return done();
