@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <new>
+#include <pthread.h>
 
 namespace {
 
@@ -26,6 +27,7 @@ struct Door {
     Parent *parent; // made by open_logs
     ap_filter_rec_t *client_output;
     ap_filter_rec_t *tls_input;
+    bool follows_forks;
     Config config;
 };
 Door door;
@@ -41,10 +43,23 @@ extern "C" {
 
 // Hooks, in the order they run.
 
+static void hybrid_forked() noexcept
+{
+    Children::disown(*door.retained);
+}
+
 static int hybrid_pre_config(apr_pool_t *pconf, apr_pool_t *, apr_pool_t *) noexcept
 {
     door.retained = &find_retained();
     door.parent = nullptr;
+    // Once for each time the module is loaded: the C library forgets it when the module is unloaded, or, as musl does,
+    // unloads nothing.
+    if (!door.follows_forks && pthread_atfork(nullptr, nullptr, hybrid_forked) == 0)
+        door.follows_forks = true;
+    if (!door.follows_forks) {
+        ap_log_error(APLOG_MARK, APLOG_CRIT, APR_ENOMEM, nullptr, HYBLOGNO(0026) "can't follow what modules fork");
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
     return begin_configuration(*door.retained, door.config, pconf);
 }
 

@@ -23,12 +23,19 @@ $(UNITS): $(OUT)/unit/%: t/unit/%.c++ $(L0_OBJECTS)
 	@mkdir -p $(@D)
 	$(QUIET)$(CXX) -x c++ $(L0_FLAGS) -It/unit -o $@ $< -x none $(L0_OBJECTS)
 
-#: fuzz         libFuzzer on the look at a client's first bytes, for FUZZ_SECONDS (60); needs clang
-.PHONY: fuzz
+#: fuzz         libFuzzer on the look at a client's first bytes, and on what comes from other children, for FUZZ_SECONDS
+#:              (60) each; needs clang
+.PHONY: fuzz fuzz-arrival fuzz-channel
 FUZZ_SECONDS ?= 60
-fuzz:
+FUZZER = $(CLANGXX) -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -Iinclude
+fuzz: fuzz-arrival fuzz-channel
+fuzz-arrival:
 	@mkdir -p $(OUT)/fuzz/corpus
-	$(QUIET)$(CLANGXX) -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -Iinclude -o $(OUT)/fuzz/arrival -x c++ t/fuzz/arrival.c++ src/arrival.c++
+	$(QUIET)$(FUZZER) -o $(OUT)/fuzz/arrival -x c++ t/fuzz/arrival.c++ src/arrival.c++
 	$(QUIET)cd $(OUT)/fuzz && ./arrival -max_total_time=$(FUZZ_SECONDS) -max_len=40000 -print_final_stats=1 corpus $(CURDIR)/t/fuzz/corpus-arrival
+fuzz-channel:
+	@mkdir -p $(OUT)/fuzz/corpus-channel
+	$(QUIET)$(FUZZER) -o $(OUT)/fuzz/channel -x c++ t/fuzz/channel.c++ src/channel.c++
+	$(QUIET)cd $(OUT)/fuzz && ./channel -max_total_time=$(FUZZ_SECONDS) -max_len=300 -print_final_stats=1 corpus-channel
 
 -include $(UNITS:=.d)

@@ -108,13 +108,29 @@ void Acceptor::on_readable(PollTarget &target, Time now)
     auto &socket = static_cast<Socket &>(target);
     if (closed_)
         return;
-    for (int left = room(); left > 0 && !pausing() && !used_up(); --left)
-        if (!accept_one(socket, now))
-            return;
-    if (!pausing() && room() == 0) {
+    const bool more = take(socket, now);
+    if (pausing())
+        return;
+    if (more && room() == 0) {
         crowded_.store(true);
         stop_listening(kCrowdedPause, now, "All workers busy");
+    } else if (socket.record && nearly_full()) {
+        step_aside(kFullPause, more, now);
+    } else if (ahead(now)) {
+        let_others(socket, more, now);
     }
+}
+
+// False: there is nothing left to take, or something has run out.
+bool Acceptor::take(Socket &socket, Time now)
+{
+    for (int left = room(); left > 0 && !pausing() && !used_up(); --left) {
+        if (!accept_one(socket, now))
+            return false;
+        if (ahead(now))
+            return true;
+    }
+    return true;
 }
 
 // How many can be taken at once. Idle connections need no worker, and a queue of short requests none to itself: when
@@ -133,7 +149,7 @@ int Acceptor::room() const
 
 bool Acceptor::accept_one(Socket &socket, Time now)
 {
-    if (!descriptors_left(socket.fd)) {
+    if (!descriptors_left(socket)) {
         pause(APR_EMFILE, now);
         return false;
     }
@@ -173,35 +189,56 @@ ConnectionPtr Acceptor::take_parcel(Time now)
 {
     Parcel parcel;
     const Channel::Received received = channel_.receive(parcel);
-    if (received.error == ENOMSG) {
-        for (Socket &socket : sockets_)
-            if (socket.record && room() > 0)
-                accept_one(socket, now);
-        return nullptr;
-    }
-    if (received.error) {
+    if (received.error == ENOMSG)
+        take_nudge(now);
+    else if (received.error == EBADMSG)
+        drop_parcel(now);
+    else if (received.error)
         on_error(received.error, now);
+    if (received.error)
         return nullptr;
-    }
-    ConnectionPtr connection =
-        Connection::adopt(received.understood ? &parcel : nullptr, received.fd, pools_, slot_, callbacks_.turn);
-    if (!connection) {
-        ::close(received.fd);
+    Fd fd(received.fd);
+    sockaddr_in6 address{};
+    const int error = find_client(fd.get(), address);
+    if (error == EBADMSG || (received.understood && !parcel.plausible(hybrid::now(), kExpectsKinds)))
+        drop_parcel(now);
+    else if (!error)
+        return adopt(received.understood ? &parcel : nullptr, std::move(fd), address, now);
+    return nullptr;
+}
+
+ConnectionPtr Acceptor::adopt(const Parcel *parcel, Fd fd, const sockaddr_in6 &address, Time now)
+{
+    ConnectionPtr connection = Connection::adopt(parcel, fd.get(), address, pools_, slot_, callbacks_.turn);
+    if (connection)
+        fd.release();
+    else
         pause(APR_ENOMEM, now);
-    }
     return connection;
+}
+
+void Acceptor::drop_parcel(Time now)
+{
+    ++dropped_;
+    if (now < drop_told_at_ + kQuietTime && drop_told_at_ != 0)
+        return;
+    drop_told_at_ = now;
+    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, ap_server_conf,
+                 HYBLOGNO(0027) "what came from another process is no client's connection, dropped (%u so far)",
+                 dropped_);
 }
 
 // The kernel gives out the lowest free number, so the last one says how full the table is; only when that was near the
 // limit is it worth asking before the next. But files that come and go meanwhile may have the low numbers and
-// connections the high ones, so these are counted, too.
-bool Acceptor::descriptors_left(int listening)
+// connections the high ones, so these are counted, too. Before a parcel it is always asked: accept(2) fails without a
+// descriptor, and the client waits on; recvmsg(2) does not, and the client is lost.
+bool Acceptor::descriptors_left(const Socket &socket)
 {
     if (slot_.connections() >= static_cast<unsigned>(most_connections_))
         return false;
-    if (!near_limit_)
+    if (!near_limit_ && socket.record)
         return true;
-    const Fd lowest(fcntl(listening, F_DUPFD_CLOEXEC, 0));
+    const Fd lowest(fcntl(socket.fd, F_DUPFD_CLOEXEC, 0));
     near_limit_ = !lowest || lowest.get() >= descriptor_limit_;
     return !near_limit_;
 }
@@ -232,7 +269,7 @@ void Acceptor::pause(apr_status_t status, Time now)
         ap_log_error(APLOG_MARK, APLOG_ERR, status, ap_server_conf,
                      HYBLOGNO(0001) "can't accept more connections; pausing until that is possible again");
     if (status == EMFILE || status == ENFILE || status == ENOBUFS || status == ENOMEM)
-        callbacks_.shed(callbacks_.listener, kAcceptsAtOnce);
+        callbacks_.make_room(callbacks_.listener, kAcceptsAtOnce);
     pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
     stop_listening(pause_, now, "Short of resources");
     channel_.nudge(); // of those that wait for connections only one is woken for each, and that was this child
@@ -241,6 +278,7 @@ void Acceptor::pause(apr_status_t status, Time now)
 void Acceptor::stop_listening(Duration length, Time now, const char *why)
 {
     again_at_.store(later(now, length));
+    aside_until_ = kNever;
     for (Socket &socket : sockets_)
         poller_.forget(socket.fd, socket);
     slot_.set_accepting(false);
@@ -250,6 +288,8 @@ void Acceptor::stop_listening(Duration length, Time now, const char *why)
 
 void Acceptor::reconsider(Time now)
 {
+    if (now >= aside_until_)
+        come_back(now);
     if (now < again_at_.load() || !pausing())
         return;
     if (room() == 0) {
@@ -258,14 +298,8 @@ void Acceptor::reconsider(Time now)
     }
     again_at_.store(kNever);
     crowded_.store(false);
-    if (closed_)
+    if (closed_ || !listen_again(true, now))
         return;
-    for (Socket &socket : sockets_) {
-        if (const int error = poller_.watch(socket.fd, socket)) {
-            pause(error, now);
-            return;
-        }
-    }
     slot_.set_accepting(true);
     ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf,
                  APLOGNO(00457) "Accepting new connections again: %u active conns (%u lingering/%u suspended), "
@@ -274,11 +308,25 @@ void Acceptor::reconsider(Time now)
                  config_.workers_per_child() - static_cast<int>(scheduler_.load().at_work));
 }
 
+bool Acceptor::listen_again(bool to_channel, Time now)
+{
+    for (Socket &socket : sockets_) {
+        if (!socket.record && !to_channel)
+            continue;
+        if (const int error = poller_.watch(socket.fd, socket)) {
+            pause(error, now);
+            return false;
+        }
+    }
+    return true;
+}
+
 void Acceptor::close(Time now, Waiting waiting)
 {
     if (closed_)
         return;
     closed_ = true;
+    aside_until_ = kNever;
     for (Socket &socket : sockets_)
         poller_.forget(socket.fd, socket);
     for (Socket &socket : sockets_)

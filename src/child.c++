@@ -151,7 +151,7 @@ void Child::make_runtime()
         this,
     };
     scheduler_ = std::make_unique<Scheduler>(config.tokens_per_child, hooks);
-    slot_ = std::make_unique<Slot>(birth_.slot, config.thread_limit, *birth_.retained.shared);
+    slot_ = std::make_unique<Slot>(birth_.slot, birth_.number, config.thread_limit, *birth_.retained.shared);
     pools_ = std::make_unique<Pools>(birth_.pconf);
     const Listener::Callbacks callbacks = {
         Turn::run,
@@ -164,7 +164,8 @@ void Child::make_runtime()
         [](void *child, Runnable &connection) { static_cast<Child *>(child)->workers_->refuse(connection); },
     };
     const Retained &retained = birth_.retained;
-    const Channel channel = config.one_process ? Channel() : Channel(retained.channel_to, retained.channel_from);
+    const bool made = !config.one_process && retained.channel_from != 0;
+    const Channel channel = made ? Channel(retained.channel_to, retained.channel_from) : Channel();
     listener_ = std::make_unique<Listener>(config, *slot_, *scheduler_, *pools_, channel, callbacks);
     workers_ = std::make_unique<Workers>(config, *slot_, *scheduler_, *listener_);
     if (const int error = listener_->open()) {

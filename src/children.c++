@@ -12,12 +12,6 @@
 
 namespace hybrid {
 
-namespace {
-
-constexpr Duration kQuietPeriod = milliseconds(20); // of looks whether children are: one may have died
-
-} // namespace
-
 // New buckets start at the highest rate so far, so that they fill as quickly as the others.
 void Children::set_buckets(ap_listen_rec **records, int buckets)
 {
@@ -52,49 +46,6 @@ void Children::start(int wanted)
     to_start_ = wanted - static_cast<int>(slots.size());
     if (to_start_ > 0)
         ask_for_slots(to_start_);
-}
-
-// Without shared memory each child has its own, and a message may be said more than once.
-void Children::share()
-{
-    if (retained_.shared)
-        return;
-    void *memory = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    retained_.shared = static_cast<Shared *>(memory == MAP_FAILED ? apr_pcalloc(ap_pglobal, sizeof(Shared)) : memory);
-}
-
-int Children::open()
-{
-    if (!config_.one_process && retained_.channel_from == 0)
-        if (const int error = Channel::make(retained_.channel_to, retained_.channel_from))
-            return error;
-    if (!config_.one_process && retained_.calls == 0)
-        retained_.calls = std::max(0, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    return config_.one_process || retained_.calls ? 0 : errno;
-}
-
-// A signal that comes after the look at what signals have asked for ends the sleep: it is held back until then (W24).
-void Children::wait_for_call(Duration length)
-{
-    if (on_news())
-        return;
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);
-    const Time end = later(now(), length);
-    const ap_unixd_mpm_retained_data &mpm = *retained_.mpm;
-    for (Duration left = length; left > 0 && !mpm.restart_pending && !mpm.shutdown_pending; left = end - now()) {
-        struct pollfd call = {retained_.calls, POLLIN, 0};
-        const struct timespec timeout = {left / seconds(1), left % seconds(1) * 1000};
-        if (ppoll(&call, 1, &timeout, &before) <= 0)
-            break; // or a signal
-        std::uint64_t calls = 0;
-        [[maybe_unused]] const auto n = read(retained_.calls, &calls, sizeof calls);
-        if (on_news() || calls % Child::kNews >= Child::kHelp)
-            break;
-    }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 // True: there are slots to be used.
@@ -143,21 +94,32 @@ bool Children::make(int slot)
                      slot, score.pid);
         return false;
     }
+    const int number = free_number(slot);
     const Child::Birth birth = {
-        config_, retained_, pconf_,   buckets_[slot % bucket_count()],
-        slot,    getpid(),  goodbye_, config_.one_process ? -1 : retained_.calls,
-        nullptr, nullptr,
+        config_,
+        retained_,
+        pconf_,
+        buckets_[slot % bucket_count()],
+        slot,
+        number,
+        getpid(),
+        goodbye_,
+        config_.one_process ? -1 : retained_.calls,
+        nullptr,
+        nullptr,
     };
     if (config_.one_process) {
         Child::Birth here = birth;
         here.before_exit = [](void *self) { static_cast<Children *>(self)->leave_one_process(); };
         here.parent_object = this;
-        note_started(slot, getpid());
+        note_started(slot, number, getpid());
         here_ = new Child(here);
         here_->main();
     }
     Child::block_signals();
+    retained_.makes_child = pthread_self();
     const pid_t pid = fork();
+    retained_.makes_child = {};
     if (pid == 0) {
 #if AP_HAS_THREAD_LOCAL
         ap_thread_current_after_fork();
@@ -175,7 +137,7 @@ bool Children::make(int slot)
         apr_sleep(apr_time_from_sec(10)); // no loop of forks when the system is at its limit (P14)
         return false;
     }
-    note_started(slot, pid);
+    note_started(slot, number, pid);
     return true;
 }
 
@@ -186,8 +148,9 @@ void Children::leave_one_process()
     apr_file_remove(ap_server_root_relative(pconf_, ap_pid_fname), pconf_);
 }
 
-void Children::note_started(int slot, pid_t pid)
+void Children::note_started(int slot, int number, pid_t pid)
 {
+    retained_.numbers[number] = pid;
     const ap_generation_t generation = retained_.mpm->my_generation;
     process_score &score = *ap_get_scoreboard_process(slot);
     ++retained_.total_daemons;
@@ -223,6 +186,7 @@ bool Children::serves(int slot)
 void Children::on_gone(int slot, pid_t pid, ap_generation_t generation)
 {
     if (slot == kNoSlot) {
+        give_number_back(pid);
         --retained_.slotless_daemons;
         ap_run_child_status(ap_server_conf, pid, generation, kNoSlot, MPM_CHILD_EXITED);
         ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf,
@@ -231,6 +195,7 @@ void Children::on_gone(int slot, pid_t pid, ap_generation_t generation)
         return;
     }
     const process_score &score = *ap_get_scoreboard_process(slot);
+    give_number_back(score.pid);
     ap_run_child_status(ap_server_conf, score.pid, score.generation, slot, MPM_CHILD_EXITED);
     if (score.quiescing < kAccounted)
         --retained_.active_daemons;
@@ -337,26 +302,6 @@ void Children::hurry_quiescing()
         const process_score &score = *ap_get_scoreboard_process(slot);
         if (score.pid != 0 && score.quiescing != kServing)
             ap_mpm_safe_kill(score.pid, Child::kHurry);
-    }
-}
-
-void Children::wait_until_quiet(Duration most)
-{
-    const auto all_quiet = [this] {
-        for (int slot = 0; slot < retained_.max_daemon_used; ++slot) {
-            const process_score &score = *ap_get_scoreboard_process(slot);
-            if (score.pid != 0 && __atomic_load_n(&score.quiescing, __ATOMIC_ACQUIRE) == kAccounted)
-                return false;
-        }
-        return true;
-    };
-    const Time end = later(now(), most);
-    for (Duration left = most; left > 0 && !all_quiet(); left = end - now()) {
-        struct pollfd call = {retained_.calls, POLLIN, 0};
-        const bool called = poll(&call, 1, static_cast<int>(std::min(left, kQuietPeriod) / milliseconds(1)) + 1) > 0;
-        std::uint64_t calls = 0;
-        if (called) [[maybe_unused]]
-            const auto n = read(retained_.calls, &calls, sizeof calls);
     }
 }
 

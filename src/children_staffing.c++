@@ -1,9 +1,43 @@
-// How many children: what the scoreboard shows, and what is done about it.
+// How many children, and by which numbers they are known: what the scoreboard shows, and what is done about it.
 #include "hybrid/children.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace hybrid {
+
+namespace {
+
+// Children call as long as they have no worker, and each call is a look at all rows of all of them: as a share of its
+// cost, the pause after it leaves 2 % of a core for that.
+constexpr Duration kCostShare = 50;
+constexpr Duration kLongestPause = seconds(1);
+
+} // namespace
+
+// A child has the number of its slot, unless one that has left this slot still has that. In the order of slots, so that
+// what is made of it stays small (S24).
+int Children::free_number(int slot)
+{
+    const auto taken = [this](int number) { return number < retained_.number_count && retained_.numbers[number] != 0; };
+    int number = slot;
+    if (taken(number))
+        for (number = config_.server_limit; taken(number);)
+            ++number;
+    if (number >= retained_.number_count) {
+        const int count = std::max(number + 1, 2 * retained_.number_count);
+        auto *more = static_cast<pid_t *>(apr_pcalloc(ap_pglobal, count * sizeof(pid_t)));
+        std::copy_n(retained_.numbers, retained_.number_count, more);
+        retained_.numbers = more;
+        retained_.number_count = count;
+    }
+    return number;
+}
+
+void Children::give_number_back(pid_t pid)
+{
+    std::replace(retained_.numbers, retained_.numbers + retained_.number_count, pid, pid_t{0});
+}
 
 SlotView Children::look_at(int slot)
 {
@@ -65,7 +99,10 @@ bool Children::former_serve() const
 
 void Children::maintain()
 {
+    const Time begin = now();
     const std::vector<SlotView> slots = look_at_all();
+    const Time end = now();
+    heeds_again_at_ = later(end, std::min((end - begin) * kCostShare, kLongestPause));
     for (int bucket = 0; bucket < bucket_count(); ++bucket) {
         const StaffingLimits limits = {
             bucket_count(),

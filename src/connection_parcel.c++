@@ -58,24 +58,20 @@ Parcel Connection::parcel() const
     parcel.server = key_of(timeouts_of_);
     parcel.expires = idle_until();
     parcel.begins = begins_;
-    std::memcpy(&parcel.address, &peer_.address, sizeof peer_.address);
+    parcel.in_body = in_body_;
+    if (log_id_.size() < sizeof parcel.log_id)
+        std::memcpy(parcel.log_id, log_id_.c_str(), log_id_.size());
     return parcel;
 }
 
-ConnectionPtr Connection::adopt(const Parcel *parcel, int fd, Pools &pools, Slot &slot, Run turn)
+ConnectionPtr Connection::adopt(const Parcel *parcel, int fd, const sockaddr_in6 &address, Pools &pools, Slot &slot,
+                                Run turn)
 {
     Peer peer;
     peer.fd = fd;
-    peer.expects = Expects::Request;
-    if (parcel) {
-        peer.expects = static_cast<Expects>(parcel->expects);
-        peer.inside = static_cast<Expects>(parcel->inside);
-        static_assert(sizeof parcel->address == sizeof peer.address);
-        std::memcpy(&peer.address, &parcel->address, sizeof peer.address);
-    } else {
-        socklen_t length = sizeof peer.address;
-        getpeername(fd, &peer.address.any, &length);
-    }
+    peer.expects = parcel ? static_cast<Expects>(parcel->expects) : Expects::Request;
+    peer.inside = parcel ? static_cast<Expects>(parcel->inside) : Expects::Nothing;
+    peer.address.v6 = address;
     ConnectionPtr connection = accept(peer, pools, slot, turn);
     if (!connection)
         return connection;
@@ -87,10 +83,13 @@ ConnectionPtr Connection::adopt(const Parcel *parcel, int fd, Pools &pools, Slot
         connection->keepalives_ = parcel->keepalives;
         connection->timeouts_of_ = server_of(parcel->server);
         connection->begins_ = parcel->begins;
+        connection->in_body_ = parcel->in_body;
+        connection->log_id_ = parcel->log_id;
     }
     if (!parcel || parcel->kept_alive) {
         connection->transit(ConnEvent::Adopted);
         connection->begins_ = 0;
+        connection->in_body_ = false;
         connection->expires = parcel ? parcel->expires : kNever;
     }
     return connection;

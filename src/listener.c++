@@ -42,8 +42,7 @@ Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools
                 {[](void *self, ConnectionPtr connection) {
                      static_cast<Listener *>(self)->on_accepted(std::move(connection));
                  },
-                 this, callbacks.turn,
-                 [](void *self, int count) { static_cast<Listener *>(self)->shed_oldest(count); }})
+                 this, callbacks.turn, [](void *self, int count) { static_cast<Listener *>(self)->make_room(count); }})
 {
 }
 
@@ -227,7 +226,7 @@ Deadlines &Listener::deadlines_of(ConnState state)
     }
 }
 
-void Listener::park(ConnectionPtr connection, Interest what, Duration length)
+void Listener::park(ConnectionPtr connection, Interest what, Duration length, Deadlines::Length kind)
 {
     Connection &parked = *connection;
     if (parked.state() == ConnState::Lingering && mode_.load() != Mode::Serve)
@@ -238,7 +237,7 @@ void Listener::park(ConnectionPtr connection, Interest what, Duration length)
         // Armed under the lock: the listener may have the connection, and close it, the moment this is released.
         Lock lock(mu_);
         Deadlines &deadlines = deadlines_of(parked.state());
-        deadlines.add(parked, length, now());
+        deadlines.add(parked, length, now(), kind);
         wake = parked.expires < sleeps_until_.load();
         error = poller_.arm(parked.fd(), parked, what);
         if (error)

@@ -16,7 +16,8 @@ void Listener::on_accepted(ConnectionPtr connection)
     }
     if (connection->state() == ConnState::KeepAlive)
         return settle_idle(std::move(connection));
-    if (connection->begins() == 0)
+    const bool is_new = connection->begins() == 0;
+    if (is_new)
         connection->begin_request(now());
     switch (connection->look(limits_)) {
     case Connection::Here::Whole:
@@ -26,14 +27,17 @@ void Listener::on_accepted(ConnectionPtr connection)
         connection->transit(ConnEvent::PeerGone);
         return drop(std::move(connection));
     default:
-        park_arriving(std::move(connection));
+        if (!is_new || connection->holds_part())
+            return park_arriving(std::move(connection));
+        const Duration length = connection->request_timeout();
+        park(std::move(connection), Interest::Readable, length);
     }
 }
 
 void Listener::park_arriving(ConnectionPtr connection)
 {
     const Time due = later(connection->begins(), connection->request_timeout());
-    park(std::move(connection), Interest::Readable, whole_seconds(due - now()));
+    park_until(std::move(connection), due);
 }
 
 // Dormant, or with half of a request. It stays parked, with the deadline it has, until a whole request is here, or the
@@ -53,7 +57,7 @@ void Listener::on_arriving(Connection &connection)
         if (waits) {
             if (connection.state() == ConnState::KeepAlive)
                 connection.transit(ConnEvent::Begun);
-            return arriving_.add(connection, whole_seconds(connection.request_timeout()), connection.begins());
+            return arriving_.add(connection, connection.request_timeout(), connection.begins(), Deadlines::Length::Odd);
         }
     }
     if (here == Connection::Here::Gone)
@@ -87,7 +91,7 @@ void Listener::too_late(Connection &connection, Time now)
     const Duration left = later(connection.begins(), connection.request_timeout()) - now;
     if (left > 0) {
         Lock lock(mu_);
-        return arriving_.add(connection, whole_seconds(left), now);
+        return arriving_.add(connection, left, now, Deadlines::Length::Odd);
     }
     give_up_arriving(connection);
 }

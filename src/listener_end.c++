@@ -46,9 +46,11 @@ void Listener::follow_mode(Time now)
     }
     if (std::exchange(seen_mode_, mode) != mode)
         hand_over_at_.store(0);
+    const bool due = now >= hand_over_at_.load(); // something has been parked
     hand_over_all(now);
     if (mode == Mode::Hurry) {
-        shed_idle();
+        if (due)
+            shed_idle();
         if (!std::exchange(shed_silent_, true))
             shed_silent();
     }

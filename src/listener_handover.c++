@@ -13,9 +13,11 @@ constexpr Duration kPace = milliseconds(2);         // for that
 constexpr Duration kRefused = milliseconds(20);     // when the channel is full
 constexpr Duration kNobody = milliseconds(10);      // when nobody else serves
 constexpr Duration kWaitingPause = milliseconds(5); // until the workers elsewhere are looked at again
-constexpr Duration kPerRequest = milliseconds(2);   // and for each they got, which they may not show yet
-constexpr Duration kQuietTime = seconds(60);        // between two messages about requests that are refused
-constexpr Duration kLookPeriod = milliseconds(10);  // at who else serves
+constexpr Duration kCostShare = 50;                 // of the time it takes to look, as a pause: 2 % of a core at most
+constexpr Duration kLongestPause = milliseconds(100);
+constexpr Duration kPerRequest = milliseconds(2);  // and for each they got, which they may not show yet
+constexpr Duration kQuietTime = seconds(60);       // between two messages about requests that are refused
+constexpr Duration kLookPeriod = milliseconds(10); // at who else serves
 
 } // namespace
 
@@ -28,7 +30,7 @@ bool Listener::may_hand_over(Time now)
         return true;
     if (now >= looked_elsewhere_at_ + kLookPeriod) {
         looked_elsewhere_at_ = now;
-        elsewhere_ = slot_.look_elsewhere().children > 0;
+        elsewhere_ = slot_.others_serve();
     }
     return elsewhere_;
 }
@@ -54,10 +56,39 @@ bool Listener::hand_over(Connection &connection)
     if (!parked)
         return false;
     static_cast<void>(connection.take_rest());
-    const Time t = now();
-    park(ConnectionPtr(&connection), Interest::Readable,
-         parcel.expires == kNever ? length : whole_seconds(parcel.expires - t));
+    if (parcel.expires == kNever)
+        park(ConnectionPtr(&connection), Interest::Readable, length);
+    else
+        park_until(ConnectionPtr(&connection), parcel.expires);
     return false;
+}
+
+// It has been idle for a part of its time already.
+void Listener::park_until(ConnectionPtr connection, Time until)
+{
+    park(std::move(connection), Interest::Readable, std::max<Duration>(until - now(), 0), Deadlines::Length::Odd);
+}
+
+// Something has run out that connections take: so many idle ones have to go, to children that have room, or for good.
+void Listener::make_room(int count)
+{
+    const int room = std::min<long>(count, acceptor_.room_elsewhere());
+    std::vector<Timed *> idle;
+    if (room > 0) {
+        Lock lock(mu_);
+        idle_.collect(idle);
+    }
+    int sent = 0;
+    for (auto item = idle.begin(); item != idle.end() && sent < room; ++item) {
+        auto &connection = static_cast<Connection &>(**item);
+        if (!connection.movable(dormancy_))
+            continue;
+        if (!hand_over(connection))
+            break;
+        ++sent;
+    }
+    if (sent < count)
+        shed_oldest(count - sent);
 }
 
 // Of those that wait for a worker, who has waited longest first; until `most` are gone, or the channel refuses one.
@@ -97,8 +128,8 @@ void Listener::hand_over_all(Time now)
     std::vector<Timed *> parked;
     if (hands_over()) {
         Lock lock(mu_);
-        idle_.collect(parked);
-        arriving_.collect(parked);
+        idle_.collect_unseen(parked);
+        arriving_.collect_unseen(parked);
     }
     if (parked.empty() && !scheduler_.others_wait())
         return;
@@ -107,8 +138,11 @@ void Listener::hand_over_all(Time now)
     int sent = hand_over_queued(kParcelsAtOnce);
     for (Timed *item : parked) {
         auto &connection = static_cast<Connection &>(*item);
-        if (!connection.movable(dormancy_))
+        if (!connection.movable(dormancy_)) {
+            Lock lock(mu_);
+            item->seen = true; // and so are all before it: they need not be looked at again
             continue;
+        }
         if (!hand_over(connection))
             return hand_over_at_.store(later(now, kRefused));
         if (++sent >= kParcelsAtOnce)
@@ -121,10 +155,13 @@ bool Listener::hand_over_waiting(Time now)
 {
     if (!channel_ || now < hand_over_waiting_at_ || !scheduler_.others_wait())
         return false;
-    const int room = slot_.look_elsewhere().idle_workers;
-    const int sent = hand_over_queued(room);
-    hand_over_waiting_at_ = now + std::max(kWaitingPause, sent * kPerRequest);
-    return room == 0;
+    const Time begin = hybrid::now();
+    const int idle = slot_.idle_elsewhere(static_cast<int>(scheduler_.load().queued));
+    const Duration cost = hybrid::now() - begin;
+    const int sent = hand_over_queued(idle);
+    hand_over_waiting_at_ =
+        now + std::max({kWaitingPause, sent * kPerRequest, std::min(cost * kCostShare, kLongestPause)});
+    return idle == 0;
 }
 
 // Who came last would wait longest.
@@ -161,8 +198,9 @@ void Listener::settle_idle(ConnectionPtr connection)
         return drop(std::move(connection));
     case Connection::Here::Nothing: {
         const Time until = connection->idle_until();
-        const Duration length = until == kNever ? connection->keep_alive_timeout() : whole_seconds(until - now());
-        return park(std::move(connection), Interest::Readable, length);
+        const Duration length = connection->keep_alive_timeout();
+        return until == kNever ? park(std::move(connection), Interest::Readable, length)
+                               : park_until(std::move(connection), until);
     }
     default:
         connection->transit(ConnEvent::Begun);

@@ -86,17 +86,17 @@ int Parent::open_logs(server_rec *server)
     }
     children_.share();
     children_.set_buckets(records, buckets);
-    if (const int error = children_.open()) {
-        ap_log_error(APLOG_MARK, APLOG_CRIT | flags, error, where,
-                     HYBLOGNO(0009) "can't make the descriptor that children call by");
-        return !OK;
-    }
     return OK;
 }
 
 int Parent::run(apr_pool_t *plog, server_rec *server)
 {
     ap_unixd_mpm_retained_data &mpm = *retained_.mpm;
+    if (const int error = children_.open()) {
+        ap_log_error(APLOG_MARK, APLOG_CRIT, error, ap_server_conf,
+                     HYBLOGNO(0009) "can't make the descriptor that children call by");
+        return !OK;
+    }
     ap_log_pid(pconf_, ap_pid_fname);
     if (!mpm.was_graceful) {
         if (ap_run_pre_mpm(server->process->pool, SB_SHARED) != OK) {

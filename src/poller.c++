@@ -40,6 +40,13 @@ void Poller::set_target(int fd, PollTarget *target)
     targets_[fd] = target;
 }
 
+// The kernel wakes who has been in the queue longest.
+int Poller::requeue(int fd, PollTarget &target)
+{
+    forget(fd, target);
+    return watch(fd, target);
+}
+
 int Poller::watch(int fd, PollTarget &target)
 {
     const int error = control(EPOLL_CTL_ADD, fd, target, EPOLLIN | EPOLLEXCLUSIVE);

@@ -1,9 +1,34 @@
 #include "hybrid/slot.hpp"
 
+#include <algorithm>
+#include <limits>
+
 namespace hybrid {
 
-Slot::Slot(int index, int thread_limit, Shared &shared)
-    : index_(index), thread_limit_(thread_limit), shared_(shared), process_(ap_get_scoreboard_process(index))
+namespace {
+
+/// Of a row, which its child's threads write at any time.
+int status_of(const worker_score &row)
+{
+    return __atomic_load_n(&row.status, __ATOMIC_RELAXED);
+}
+
+/// Copies what others may be writing at this moment: it may be torn, each word is not.
+void copy_rows(worker_score *to, const worker_score *from, int count)
+{
+    using Word [[gnu::may_alias]] = unsigned long;
+    static_assert(sizeof(worker_score) % sizeof(Word) == 0 && alignof(worker_score) >= alignof(Word));
+    auto *words = reinterpret_cast<Word *>(to);
+    const auto *source = reinterpret_cast<const Word *>(from);
+    for (std::size_t i = 0; i < count * sizeof(worker_score) / sizeof(Word); ++i)
+        words[i] = __atomic_load_n(source + i, __ATOMIC_RELAXED);
+}
+
+} // namespace
+
+Slot::Slot(int index, int number, int thread_limit, Shared &shared)
+    : index_(index), number_(number), thread_limit_(thread_limit), shared_(shared),
+      process_(ap_get_scoreboard_process(index))
 {
     process_score &process = *process_;
     process.not_accepting = 0;
@@ -27,21 +52,26 @@ void Slot::worker_starting(int row, ap_generation_t generation)
 void Slot::show(int row, ap_generation_t generation, int status)
 {
     worker_score *score = ap_get_scoreboard_worker_from_indexes(index_, row);
-    score->pid = getpid();
-    score->generation = generation;
+    __atomic_store_n(&score->pid, getpid(), __ATOMIC_RELAXED);
+    __atomic_store_n(&score->generation, generation, __ATOMIC_RELAXED);
     worker_status(row, status);
 }
 
 void Slot::worker_started(int row)
 {
-    ap_get_scoreboard_worker_from_indexes(index_, row)->tid = apr_os_thread_current();
+    __atomic_store_n(&ap_get_scoreboard_worker_from_indexes(index_, row)->tid, apr_os_thread_current(),
+                     __ATOMIC_RELAXED);
 }
 
+// Who begins to quiesce says so first, and then shows it in all rows; who shows a row as ready looks afterwards whether
+// that has been said: so that one of them is the last to write.
 void Slot::worker_status(int row, int status)
 {
     if (status == SERVER_READY && quiescing())
         status = SERVER_GRACEFUL;
     ap_update_child_status_from_indexes(index_, row, status, nullptr);
+    if (status == SERVER_READY && quiescing())
+        ap_update_child_status_from_indexes(index_, row, SERVER_GRACEFUL, nullptr);
 }
 
 Slot::Count Slot::count_of(ConnState state)
@@ -126,26 +156,66 @@ unsigned Slot::suspended() const
     return counts_[Held].load(std::memory_order_relaxed);
 }
 
-Slot::Elsewhere Slot::look_elsewhere() const
+// Its first row says so as a rule: the others are not read then.
+bool Slot::serves(int index) const
 {
-    Elsewhere elsewhere{};
-    const global_score &global = *ap_scoreboard_image->global;
-    for (int i = 0; i < global.server_limit; ++i) {
-        const process_score &other = *ap_get_scoreboard_process(i);
-        if (i == index_ || other.pid == 0 || other.quiescing != kServing ||
-            other.generation != global.running_generation)
+    const process_score &other = *ap_get_scoreboard_process(index);
+    if (index == index_ || other.pid == 0 || __atomic_load_n(&other.quiescing, __ATOMIC_RELAXED) != kServing ||
+        other.generation != ap_scoreboard_image->global->running_generation)
+        return false;
+    const worker_score *rows = ap_scoreboard_image->servers[index];
+    return std::any_of(rows, rows + thread_limit_,
+                       [](const worker_score &row) { return status_of(row) >= SERVER_READY; });
+}
+
+bool Slot::others_serve() const
+{
+    for (int i = 0; i < ap_scoreboard_image->global->server_limit; ++i)
+        if (serves(i))
+            return true;
+    return false;
+}
+
+int Slot::idle_elsewhere(int enough) const
+{
+    int idle = 0;
+    for (int i = 0; i < ap_scoreboard_image->global->server_limit && idle < enough; ++i) {
+        if (!serves(i) || ap_get_scoreboard_process(i)->not_accepting)
             continue;
-        int up = 0;
-        int idle = 0;
-        for (int row = 0; row < thread_limit_; ++row) {
-            const int status = ap_get_scoreboard_worker_from_indexes(i, row)->status;
-            up += status >= SERVER_READY;
-            idle += status == SERVER_READY;
-        }
-        elsewhere.children += up > 0;
-        elsewhere.idle_workers += other.not_accepting ? 0 : idle;
+        const worker_score *rows = ap_scoreboard_image->servers[i];
+        for (int row = 0; row < thread_limit_ && idle < enough; ++row)
+            idle += status_of(rows[row]) == SERVER_READY;
     }
-    return elsewhere;
+    return idle;
+}
+
+unsigned Slot::fewest_elsewhere() const
+{
+    unsigned fewest = std::numeric_limits<unsigned>::max();
+    for (int i = 0; i < ap_scoreboard_image->global->server_limit; ++i) {
+        const process_score &other = *ap_get_scoreboard_process(i);
+        if (other.pid == 0 || other.not_accepting)
+            continue;
+        const unsigned connections = __atomic_load_n(&other.connections, __ATOMIC_RELAXED);
+        if (connections < fewest && serves(i))
+            fewest = connections;
+    }
+    return fewest;
+}
+
+bool Slot::somebody_sleeps(unsigned connections) const
+{
+    for (int i = 0; i < ap_scoreboard_image->global->server_limit; ++i) {
+        const process_score &other = *ap_get_scoreboard_process(i);
+        if (other.pid == 0 || other.not_accepting ||
+            __atomic_load_n(&other.connections, __ATOMIC_RELAXED) >= connections || !serves(i))
+            continue;
+        const worker_score *rows = ap_scoreboard_image->servers[i];
+        if (std::all_of(rows, rows + thread_limit_,
+                        [](const worker_score &row) { return status_of(row) <= SERVER_READY; }))
+            return true;
+    }
+    return false;
 }
 
 void Slot::set_accepting(bool accepting)
@@ -170,13 +240,13 @@ void Slot::quiesce()
 {
     advance(*process_, kServing, kEnding); // the parent may have said kAccounted already
     for (int row = 0; row < thread_limit_; ++row)
-        if (ap_get_scoreboard_worker_from_indexes(index_, row)->status != SERVER_DEAD)
+        if (status_of(*ap_get_scoreboard_worker_from_indexes(index_, row)) != SERVER_DEAD)
             ap_update_child_status_from_indexes(index_, row, SERVER_GRACEFUL, nullptr);
 }
 
 bool Slot::quiescing() const
 {
-    return __atomic_load_n(&process_.load(std::memory_order_relaxed)->quiescing, __ATOMIC_RELAXED) != kServing;
+    return __atomic_fetch_or(&process_.load()->quiescing, 0, __ATOMIC_SEQ_CST) != kServing;
 }
 
 bool Slot::asked_to_leave() const
@@ -190,12 +260,12 @@ bool Slot::asked_to_leave() const
 void Slot::leave()
 {
     process_score &former = *process_;
-    worker_score *rows = ap_scoreboard_image->servers[index_];
-    nowhere_rows_.assign(rows, rows + thread_limit_);
+    nowhere_rows_.resize(thread_limit_);
+    copy_rows(nowhere_rows_.data(), ap_scoreboard_image->servers[index_], thread_limit_);
     nowhere_.pid = former.pid;
     nowhere_.generation = former.generation;
     nowhere_.quiescing = kAccounted;
-    ap_scoreboard_image->servers[index_] = nowhere_rows_.data();
+    __atomic_store_n(&ap_scoreboard_image->servers[index_], nowhere_rows_.data(), __ATOMIC_RELEASE);
     process_.store(&nowhere_);
     __atomic_store_n(&former.quiescing, static_cast<char>(kLeft), __ATOMIC_SEQ_CST);
 }

@@ -196,17 +196,15 @@ bool Turn::look()
 // A client that sends a request in pieces waits for itself only.
 void Turn::wait_for_rest()
 {
-    const Time t = now();
     if (connection_->begins() == 0)
-        connection_->begin_request(t);
-    const Duration length = whole_seconds(later(connection_->begins(), connection_->request_timeout()) - t);
+        connection_->begin_request(now());
     mailbox().state = CONN_STATE_READ_REQUEST_LINE;
     mailbox().sense = CONN_SENSE_DEFAULT;
     status(SERVER_BUSY_READ);
     connection_->suspend();
     connection_->transit(ConnEvent::WantRest);
     worker_.set_client(nullptr);
-    worker_.listener.park(std::move(connection_), Interest::Readable, length);
+    worker_.listener.park_arriving(std::move(connection_));
 }
 
 void Turn::wait_for_io()

@@ -86,6 +86,26 @@ subtest 'P18, B14: fewer are configured than run' => sub {
     ok wait_for(sub { !grep { Hybrid::Server::_alive($_) } @old }, 5), 'and none is left at the end';
 };
 
+# mod_cgid knows its programs by it, and ends one by it when its client goes.
+subtest 'W22, S24: c->id is unique, also when a child has left its slot to another' => sub {
+    plan skip_all => 'children keep their slots' if $mpm ne 'hybrid';
+    my $s = server("StartServers 1\nServerLimit 1\nThreadsPerChild 2\nMaxRequestWorkers 2\nMinSpareThreads 1\nMaxSpareThreads 2");
+    my @clients = $s->hold(20_000, 2);
+    for my $reload (1 .. 2) {
+        $s->graceful;
+        ok wait_for(sub { (() = $s->log =~ /HYB0011/g) >= $reload }, 10), 'the former child leaves its slot';
+        push @clients, $s->hold(20_000, 2);
+    }
+    my %id; # of those that are in the handler
+    $id{ $_->{conn} } = $_->{id} for grep { $_->{hook} eq 'sleep' } $s->probe;
+    is scalar(keys %id), 6, 'six requests are at work in three children';
+    my %different = map { $_ => 1 } values %id;
+    is scalar(keys %different), 6, 'each has an id of its own: ' . join(' ', sort values %id);
+    is scalar(grep { $_ >= 1 << 24 } values %id), 0, 'which leaves room for the streams of HTTP/2';
+    $_->disconnect for @clients;
+    $s->stop(15);
+};
+
 subtest 'H04, H05, C13: listener buckets' => sub {
     my $s = server("StartServers 2\nThreadsPerChild 2\nMaxRequestWorkers 8\nMinSpareThreads 1\nMaxSpareThreads 8\nListenCoresBucketsRatio 1");
     my $sockets = sub { my $port = $s->port; return scalar(() = `ss -ltnH "sport = :$port"` =~ /^LISTEN/mg) };

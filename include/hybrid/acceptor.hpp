@@ -4,8 +4,10 @@
 
 #include "hybrid/channel.hpp"
 #include "hybrid/connection.hpp"
+#include "hybrid/fd.hpp"
 #include "hybrid/poller.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <climits>
 #include <deque>
@@ -22,8 +24,9 @@ class Acceptor {
         void (*arrived)(void *listener, ConnectionPtr connection);
         void *listener;
         Runnable::Run turn;
-        /// Something has run out that connections take: gives up so many that nobody would miss.
-        void (*shed)(void *listener, int count);
+        /// Something has run out that connections take: gives up so many that have a place elsewhere, or that nobody
+        /// would miss.
+        void (*make_room)(void *listener, int count);
     };
     Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Poller &poller, Channel channel,
              const Callbacks &callbacks);
@@ -42,7 +45,10 @@ class Acceptor {
     /// Listens again when that is due. Call it before every wait.
     void reconsider(Time now);
     /// When to call reconsider() at the latest.
-    Time next_due() const { return again_at_.load(); }
+    Time next_due() const { return std::min(again_at_.load(), aside_until_); }
+
+    /// So many connections more the child with the fewest could have.
+    unsigned room_elsewhere() const;
 
     /// Closes this child's copies of the sockets, for good. What has come by then is taken, because it may have woken
     /// us and nobody else; or stays for those who open the sockets next.
@@ -59,6 +65,8 @@ class Acceptor {
     bool pausing() const { return again_at_.load() != kNever; }
 
   private:
+    static constexpr unsigned kNobody = UINT_MAX;
+    static constexpr Duration kFullPause = milliseconds(100); // before one that is nearly full looks again
     struct Socket : PollTarget {
         explicit Socket(ap_listen_rec *r) : PollTarget(Kind::Listen), record(r) {}
         ap_listen_rec *record; ///< nullptr: the channel
@@ -71,11 +79,21 @@ class Acceptor {
     bool accept_one(Socket &socket, Time now);
     ConnectionPtr take_client(Socket &socket, Time now);
     ConnectionPtr take_parcel(Time now);
+    ConnectionPtr adopt(const Parcel *parcel, Fd fd, const sockaddr_in6 &address, Time now);
+    void drop_parcel(Time now);
     void on_error(apr_status_t status, Time now);
     void pause(apr_status_t status, Time now);
     void stop_listening(Duration length, Time now, const char *why);
     int room() const;
-    bool descriptors_left(int listening);
+    bool ahead(Time now);
+    bool nearly_full() const;
+    void take_nudge(Time now);
+    bool take(Socket &socket, Time now);
+    void let_others(Socket &socket, bool more, Time now);
+    void step_aside(Duration length, bool more, Time now);
+    void come_back(Time now);
+    bool listen_again(bool to_channel, Time now);
+    bool descriptors_left(const Socket &socket);
 
     const Config &config_;
     Slot &slot_;
@@ -84,14 +102,21 @@ class Acceptor {
     Poller &poller_;
     const Channel channel_;
     const Callbacks callbacks_;
-    std::deque<Socket> sockets_; // they stay where they are: epoll points at them
+    std::deque<Socket> sockets_; // they stay where they are: epoll points at them; the channel comes last, if any
     ap_listen_rec *listeners_ = nullptr;
     int accepts_left_;
     std::atomic<Time> again_at_{kNever}; // after an error: not before
     std::atomic<bool> crowded_{false};
     Duration pause_ = 0;
+    unsigned dropped_ = 0; // parcels that made no sense
+    Time drop_told_at_ = 0;
     int descriptor_limit_; // connections get numbers below this, files that requests need the rest
     int most_connections_ = INT_MAX;
+    Time aside_until_ = kNever;    // the listening sockets are left to others, not what comes from other children
+    unsigned waits_for_ = kNobody; // who had so many connections has been given a moment
+    Time waits_again_at_ = 0;
+    unsigned fewest_elsewhere_ = 0;
+    Time counted_elsewhere_at_ = 0;
     bool near_limit_ = false;
     bool closed_ = false;
 };

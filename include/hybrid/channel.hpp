@@ -13,21 +13,31 @@ namespace hybrid {
 /// What is said of a connection that travels. Sender and receiver may have been built from different versions of this
 /// file, after an upgrade and a reload: then the receiver knows nothing but the descriptor.
 struct Parcel {
-    static constexpr std::uint32_t kVersion = 0x48594201;
+    static constexpr std::uint32_t kFamily = 0x48594200; ///< of all versions
+    static constexpr std::uint32_t kVersion = kFamily + 3;
+    static constexpr std::int32_t kMostRequests = 1 << 30;
 
     std::uint32_t version = kVersion;
-    bool kept_alive = false;  ///< it is between two requests, else before its first
-    std::uint8_t expects = 0; ///< Expects
+    std::uint8_t kept_alive = 0; ///< 1: it is between two requests, else before its first
+    std::uint8_t expects = 0;    ///< Expects
     std::uint8_t inside = 0;
-    bool lowat = false;        ///< SO_RCVLOWAT is set
-    int keepalives = 0;        ///< requests so far
-    std::uint64_t server = 0;  ///< of whose timeouts it has: see Connection
-    Time expires = kNever;     ///< the monotonic clock is the same in all processes
-    Time begins = 0;           ///< its request, of which a part is here
-    sockaddr_in6 address = {}; ///< the client's; an IPv4 one, too
+    std::uint8_t lowat = 0;      ///< 1: SO_RCVLOWAT is set
+    std::int32_t keepalives = 0; ///< requests so far
+    std::uint32_t in_body = 0;   ///< 1: the head of its request is whole, begins is when it was
+    std::uint64_t server = 0;    ///< of whose timeouts it has: see Connection
+    Time expires = kNever;       ///< the monotonic clock is the same in all processes
+    Time begins = 0;             ///< its request, of which a part is here
+    char log_id[32] = {};        ///< of the error log, ends with a zero; empty: it has none, or a longer one
+
+    /// Nothing in it is what no sender says. `kinds`: how many values of Expects there are.
+    bool plausible(Time now, unsigned kinds) const;
 };
 
-static_assert(std::is_trivially_copyable_v<Parcel>);
+static_assert(std::is_trivially_copyable_v<Parcel> && std::has_unique_object_representations_v<Parcel>);
+
+/// The address of the client at the other end, an IPv4 one, too. errno or 0: ENOTCONN when the client has gone, EBADMSG
+/// when `fd` is no stream socket of IP.
+[[nodiscard]] int find_client(int fd, sockaddr_in6 &address);
 
 /// Any thread. The ends are the process's, for its whole life.
 class Channel {
@@ -52,11 +62,12 @@ class Channel {
     void nudge() const;
 
     struct Received {
-        int error;       ///< errno or 0; ENOMSG for a nudge
+        int error;       ///< errno or 0; ENOMSG for a nudge; EBADMSG for what is no parcel, and has been dropped
         int fd;          ///< the caller's now, if there is no error
-        bool understood; ///< else the parcel says nothing
+        bool understood; ///< else the sender is of another version, and the parcel says nothing
     };
-    /// Requires: a descriptor is free, or the connection is lost.
+    /// Exactly one descriptor comes with a parcel, or nothing does. Requires: a descriptor is free, or the connection
+    /// is lost (EMFILE).
     Received receive(Parcel &parcel) const;
 
   private:

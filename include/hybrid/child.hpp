@@ -30,6 +30,7 @@ class Child {
         apr_pool_t *pconf;
         ap_listen_rec *listeners; ///< of this child's bucket
         int slot;
+        int number; ///< the slot's, or another one: no other child has it
         pid_t parent;
         bool goodbye;     ///< as if kGoodbye had come
         int parent_calls; ///< an eventfd: see Children::wait_for_call()

@@ -31,8 +31,13 @@ class Children {
 
     /// Maps the memory that all children share, unless that has been done.
     void share();
-    /// Makes what wait_for_call() needs. errno or 0.
+    /// Makes the descriptors that all children of all generations have in common, once the parent has detached from the
+    /// terminal, which is a fork, too. Without the one that wait_for_call() needs it fails: errno, else 0.
     [[nodiscard]] int open();
+    /// To be called in every process that this one or a child of ours has just forked. Unless it is a child of ours it
+    /// loses the descriptors that open() made: over the channel it could take clients. Modules fork their daemons
+    /// without exec, and these run as other users (mod_wsgi, mod_cgid). Async-signal-safe.
+    static void disown(Retained &retained);
     /// Sleeps for `length`, or until a signal comes or a child calls for help: it has no more workers for its clients,
     /// or ends. Takes in other news meanwhile.
     void wait_for_call(Duration length);
@@ -80,8 +85,10 @@ class Children {
     void retire_former();
     int bucket_count() const { return retained_.mpm->num_buckets; }
     bool make(int slot);
+    int free_number(int slot);
+    void give_number_back(pid_t pid);
     void leave_one_process();
-    void note_started(int slot, pid_t pid);
+    void note_started(int slot, int number, pid_t pid);
     void account_quiescing(int slot);
     SlotView look_at(int slot);
     std::vector<SlotView> look_at_all();
@@ -98,6 +105,7 @@ class Children {
     bool former_serves_ = false;
     bool goodbye_ = false;
     int to_start_ = 0;
+    Time heeds_again_at_ = 0; // children that call for help
 };
 
 } // namespace hybrid

@@ -37,6 +37,7 @@ enum class Expects : std::uint8_t {
     Request, ///< the same, and its body as far as it fits
     Record,  ///< TLS: its first record, and then `inside`
 };
+constexpr unsigned kExpectsKinds = static_cast<unsigned>(Expects::Record) + 1;
 
 /// Who has connected.
 struct Peer {
@@ -60,8 +61,9 @@ class Connection : public Runnable, public Timed, public PollTarget {
     /// Takes an accepted socket. `turn` is what a worker runs on it. Listener. nullptr: no memory.
     static ConnectionPtr accept(const Peer &peer, Pools &pools, Slot &slot, Run turn);
     /// Takes one over that another child has sent, Arriving or in KeepAlive; without a parcel it is one between two
-    /// requests of which nothing is known. Listener. nullptr: no memory.
-    static ConnectionPtr adopt(const Parcel *parcel, int fd, Pools &pools, Slot &slot, Run turn);
+    /// requests of which nothing is known. Requires: the parcel is plausible. Listener. nullptr: no memory.
+    static ConnectionPtr adopt(const Parcel *parcel, int fd, const sockaddr_in6 &address, Pools &pools, Slot &slot,
+                               Run turn);
     /// Nobody could tell if it went on elsewhere, while no worker has it: it is dormant, or has just been put to sleep
     /// for that. Listener.
     bool movable(const Dormancy &dormancy);

@@ -1,12 +1,14 @@
 // What expires first? One first-in-first-out queue per length of time, so that adding and removing cost nothing and
-// asking is proportional to the number of different lengths (a handful), not to the number of connections.
+// asking is proportional to the number of different lengths (a handful), not to the number of connections. What has a
+// length of its own, because it has waited elsewhere for a part of its time, is kept in order.
 #pragma once
 
 #include "hybrid/clock.hpp"
 
-#include <algorithm>
 #include <cstddef>
 #include <map>
+#include <set>
+#include <utility>
 #include <vector>
 
 namespace hybrid {
@@ -17,15 +19,10 @@ struct Timed {
     Timed *next = nullptr;
     Time expires = kNever;
     Duration length = 0;
+    bool seen = false; ///< see collect_unseen()
 
     bool queued() const { return previous != nullptr; }
 };
-
-/// Rounds up: Deadlines keeps one queue for each distinct length.
-constexpr Duration whole_seconds(Duration length)
-{
-    return (std::max<Duration>(length, 0) + seconds(1) - 1) / seconds(1) * seconds(1);
-}
 
 /// Not locked: the owner's lock protects it, and all of its Timed hooks.
 class Deadlines {
@@ -34,19 +31,26 @@ class Deadlines {
     Deadlines(const Deadlines &) = delete;
     Deadlines &operator=(const Deadlines &) = delete;
 
-    /// Sets the deadline `length` from `now`. Requires: `item` is not queued, `now` never goes back, and `length` has
-    /// one of few values (a queue is kept for each for good).
-    void add(Timed &item, Duration length, Time now);
+    /// How many values may a length of time have?
+    enum class Length {
+        Usual, ///< few: a queue is kept for each for good, and `now` must never go back
+        Odd,   ///< any: the rest of another one. Costs a search and an allocation
+    };
+    /// Sets the deadline `length` from `now`. Requires: `item` is not queued.
+    void add(Timed &item, Duration length, Time now, Length kind = Length::Usual);
 
     /// Takes a deadline back. Requires: `item` is queued here.
     void remove(Timed &item);
 
     /// An item whose deadline is at or before `now`, no longer queued; nullptr when there is none. Those of one length
-    /// come in the order of their deadlines.
+    /// come in the order of their deadlines, and so do the odd ones.
     Timed *pop_expired(Time now);
 
-    /// Everything that is queued; those of one length in the order of their deadlines.
+    /// Everything that is queued; those of one length, and the odd ones, in the order of their deadlines.
     void collect(std::vector<Timed *> &items) const;
+    /// The same without those whose `seen` has been set since they were added; costs nothing for these, when of one
+    /// length an older one is seen before a newer one.
+    void collect_unseen(std::vector<Timed *> &items) const;
 
     /// When the first deadline passes; kNever when there is none.
     Time next() const;
@@ -62,6 +66,7 @@ class Deadlines {
     };
 
     std::map<Duration, Queue> queues_;
+    std::set<std::pair<Time, Timed *>> odd_; // these point at themselves
     std::size_t size_ = 0;
 };
 

@@ -53,7 +53,10 @@ class Listener {
 
     /// Takes over a connection a worker is done with for now, in a polled state: `what` is waited for, `length` at
     /// most.
-    void park(ConnectionPtr connection, Interest what, Duration length) EXCLUDES(mu_);
+    void park(ConnectionPtr connection, Interest what, Duration length,
+              Deadlines::Length kind = Deadlines::Length::Usual) EXCLUDES(mu_);
+    /// The same for one in Arriving: for as long as its client may take for the request.
+    void park_arriving(ConnectionPtr connection) EXCLUDES(mu_);
     /// Takes over a connection in Suspended.
     void hold(ConnectionPtr connection);
     /// Drops a connection for good.
@@ -109,6 +112,7 @@ class Listener {
     void hand_over_all(Time now) EXCLUDES(mu_);
     int hand_over_queued(int most) EXCLUDES(mu_);
     void settle_idle(ConnectionPtr connection) EXCLUDES(mu_);
+    void park_until(ConnectionPtr connection, Time until) EXCLUDES(mu_);
 
     bool hands_over() const { return hands_over_.load() && channel_; }
     void set_mode(Mode mode);
@@ -126,13 +130,13 @@ class Listener {
     void on_lingering(Connection &connection) EXCLUDES(mu_);
     void on_arriving(Connection &connection) EXCLUDES(mu_);
     void lie_down(Connection &connection, Duration rest, Time now) EXCLUDES(mu_);
-    void park_arriving(ConnectionPtr connection) EXCLUDES(mu_);
     void give_up_arriving(Connection &connection);
     void too_late(Connection &connection, Time now) EXCLUDES(mu_);
     void wake_up(Connection &connection, ConnEvent event);
     void expire(Time now) EXCLUDES(mu_);
     void run_timers(Time now) EXCLUDES(mu_);
     void give_back_released();
+    void make_room(int count) EXCLUDES(mu_);
     void shed_idle() EXCLUDES(mu_);
     void shed_oldest(int count) EXCLUDES(mu_);
     void shed_silent() EXCLUDES(mu_);

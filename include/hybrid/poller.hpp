@@ -47,6 +47,8 @@ class Poller {
     /// Reports readiness until told otherwise (listening sockets); of several processes that wait for it, not all are
     /// woken. All return errno or 0.
     [[nodiscard]] int watch(int fd, PollTarget &target) EXCLUDES(mu_);
+    /// The next event of a watched one wakes another process, if any waits for it.
+    [[nodiscard]] int requeue(int fd, PollTarget &target) EXCLUDES(mu_);
     /// Reports what it is interested in as long as that is so. Costs a system call only when the interest changes: who
     /// has taken an event in and will come back leaves it armed meanwhile, and what is reported of it is stale() or
     /// somebody's mistake, to be forgotten.

@@ -5,6 +5,7 @@
 #include "hybrid/httpd.hpp"
 #include "hybrid/staffing.hpp"
 
+#include <pthread.h>
 #include <type_traits>
 
 namespace hybrid {
@@ -34,6 +35,9 @@ struct Retained {
     int calls;            ///< the eventfd by which children of all generations call; 0: not made
     int slotless_daemons; ///< children that end without a slot
     Shared *shared;       ///< made by Children::share()
+    pid_t *numbers;       ///< who has which number (Children::free_number()), 0: nobody; in ap_pglobal
+    int number_count;
+    pthread_t makes_child; ///< the thread that forks a child of ours at this moment; else zero
 };
 
 static_assert(sizeof(Retained) <= Retained::kRoom);

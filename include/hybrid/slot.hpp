@@ -25,13 +25,15 @@ enum Quiescing : char {
 /// Any thread of the child, unless said otherwise.
 class Slot {
   public:
-    /// Takes over slot `index`: whatever a former child left there is cleared. Child, before threads.
-    Slot(int index, int thread_limit, Shared &shared);
+    /// Takes over slot `index`: whatever a former child left there is cleared. No other child, with or without a slot,
+    /// has this `number`. Child, before threads.
+    Slot(int index, int number, int thread_limit, Shared &shared);
 
     int index() const { return index_; }
 
-    /// httpd's c->id of a connection worked on in `row`: unique among those worked on at one time, server-wide (S24).
-    long connection_id(int row) const { return static_cast<long>(index_) * thread_limit_ + row; }
+    /// httpd's c->id of a connection worked on in `row`: unique among those worked on at one time, server-wide (S24),
+    /// also when the slot has been left.
+    long connection_id(int row) const { return static_cast<long>(number_) * thread_limit_ + row; }
 
     /// A row could have a worker thread; is about to; and has one (called by that thread itself).
     void worker_ready(int row, ap_generation_t generation);
@@ -49,12 +51,17 @@ class Slot {
     unsigned closing() const;
     unsigned suspended() const;
 
-    /// Other children of the running generation that are up and don't end.
-    struct Elsewhere {
-        int children;
-        int idle_workers; ///< of those that take clients
-    };
-    Elsewhere look_elsewhere() const;
+    // The other children of the running generation that are up and don't end. Each look reads at least a row of each.
+
+    bool others_serve() const;
+    /// Idle workers of those that take clients. Counts no further than `enough`, but may have to read all rows of all
+    /// children in vain.
+    int idle_elsewhere(int enough) const;
+    /// How many connections that one of them has that takes clients and has the fewest; the highest number when there
+    /// is none.
+    unsigned fewest_elsewhere() const;
+    /// One that takes clients and has fewer than so many `connections` has nothing to do. Reads all its rows.
+    bool somebody_sleeps(unsigned connections) const;
 
     void set_accepting(bool accepting);
     /// Something has run out. True: this child is the one that says so, and nobody else for as long as `quiet`.
@@ -74,12 +81,14 @@ class Slot {
 
   private:
     void show(int row, ap_generation_t generation, int status);
+    bool serves(int index) const;
     enum Count { Connections, WaitingIo, Writing, KeptAlive, Held, Closing, Counts };
     static Count count_of(ConnState state);
     static std::uint32_t *shown(process_score &process, Count count);
     void add(Count count, int difference);
 
     const int index_;
+    const int number_;
     const int thread_limit_;
     Shared &shared_;
     std::atomic<process_score *> process_;

@@ -35,6 +35,8 @@ static const char *const mode_names[] = {"none",    "speaks-first", "refuse",  "
 
 static const char *log_path;
 static int timer_at_init;
+static const char *hoard_when; /* this file is there, a new child takes all descriptors, for so long */
+static int hoard_ms;
 static struct { int port; enum conn_mode mode; } ports[16];
 static int port_count;
 
@@ -80,6 +82,7 @@ static int pre_config(apr_pool_t *p, apr_pool_t *plog, apr_pool_t *ptemp)
 {
     log_path = NULL;
     timer_at_init = 0;
+    hoard_when = NULL;
     port_count = 0;
     return OK;
 }
@@ -122,8 +125,30 @@ static void on_timer(void *baton)
     note("timer", "name=%s", (const char *)baton);
 }
 
+static int hoarded[65536];
+
+static void let_hoard_go(void *baton)
+{
+    int count;
+    for (count = 0; hoarded[count] > 0; count++)
+        close(hoarded[count]);
+    note("hoard", "released=%d", count);
+}
+
+static void hoard(void)
+{
+    int count = 0;
+    while (count < 65535 && (hoarded[count] = open("/dev/null", O_RDONLY | O_CLOEXEC)) > 0)
+        count++;
+    hoarded[count] = 0;
+    ap_mpm_register_timed_callback(apr_time_from_msec(hoard_ms), let_hoard_go, NULL);
+    note("hoard", "taken=%d", count);
+}
+
 static void child_init(apr_pool_t *p, server_rec *s)
 {
+    if (hoard_when && access(hoard_when, F_OK) == 0)
+        hoard();
     note("child_init", "uid=%d", (int)geteuid());
     note_queries("child_init");
     if (timer_at_init) {
@@ -423,6 +448,13 @@ static const char *set_timer(cmd_parms *cmd, void *dummy, const char *ms)
     return NULL;
 }
 
+static const char *set_hoard(cmd_parms *cmd, void *config, const char *file, const char *ms)
+{
+    hoard_when = file;
+    hoard_ms = atoi(ms);
+    return NULL;
+}
+
 static const char *set_port(cmd_parms *cmd, void *dummy, const char *port, const char *mode)
 {
     unsigned i;
@@ -440,6 +472,8 @@ static const char *set_port(cmd_parms *cmd, void *dummy, const char *port, const
 static const command_rec directives[] = {
     AP_INIT_TAKE1("HybridProbeLog", set_log, NULL, RSRC_CONF, "where to write what is seen"),
     AP_INIT_TAKE1("HybridProbeTimerAtInit", set_timer, NULL, RSRC_CONF, "milliseconds: a timed callback from child_init"),
+    AP_INIT_TAKE2("HybridProbeHoard", set_hoard, NULL, RSRC_CONF,
+                  "a file: while it is there, new children take all descriptors for so many milliseconds"),
     AP_INIT_TAKE1("HybridProbeWaitWhile", wait_while, NULL, RSRC_CONF, "a file that holds up the configuration"),
     AP_INIT_TAKE2("HybridProbePort", set_port, NULL, RSRC_CONF, "a port, and how its connections are treated"),
     {NULL}};

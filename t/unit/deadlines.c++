@@ -111,6 +111,66 @@ void test_several_lengths()
     ok(deadlines.pop_expired(304) == &shortest, "which has its time");
 }
 
+void test_odd_lengths()
+{
+    Deadlines deadlines;
+    Timed usual, items[4];
+    deadlines.add(usual, 100, 0);
+    const Duration lengths[] = {57, 13, 99, 57};
+    for (int i = 0; i < 4; ++i)
+        deadlines.add(items[i], lengths[i], 10, Deadlines::Length::Odd);
+    ok(items[0].queued() && items[0].expires == 67 && items[0].length == 57, "an odd length is as exact as others");
+    is(deadlines.size(), 5, "they count");
+    is(deadlines.next(), 23, "whichever is first is next");
+    std::vector<Timed *> all;
+    deadlines.collect(all);
+    ok(all.size() == 5 && all[1] == &items[1] && all[4] == &items[2], "the odd ones are collected in order");
+    ok(!deadlines.pop_expired(22), "not a microsecond early");
+    ok(deadlines.pop_expired(23) == &items[1] && !items[1].queued(), "the shortest first, though it came later");
+    deadlines.remove(items[0]);
+    ok(!items[0].queued() && items[0].expires == kNever, "one can be taken back");
+    ok(deadlines.pop_expired(70) == &items[3] && !deadlines.pop_expired(70), "and not the other of the same time");
+    deadlines.add(items[0], 5, 0, Deadlines::Length::Odd);
+    is(deadlines.next(), 5, "time may go back, for them");
+    deadlines.remove(items[0]);
+    ok(deadlines.pop_expired(100) == &usual, "the usual ones don't wait for them");
+    deadlines.add(items[3], -1, 0, Deadlines::Length::Odd);
+    is(items[3].expires, kNever, "no limit is none");
+    ok(deadlines.pop_expired(kNever - 1) == &items[2], "the last");
+    ok(!deadlines.pop_expired(kNever - 1), "that has an end");
+    deadlines.remove(items[3]);
+    is(deadlines.size(), 0, "then none is left");
+}
+
+void test_unseen()
+{
+    Deadlines deadlines;
+    Timed items[6];
+    for (int i = 0; i < 4; ++i)
+        deadlines.add(items[i], i < 3 ? 100 : 50, i);
+    deadlines.add(items[4], 77, 0, Deadlines::Length::Odd);
+    const auto unseen = [&] {
+        std::vector<Timed *> found;
+        deadlines.collect_unseen(found);
+        return found;
+    };
+    is(unseen().size(), 5, "at first nothing has been seen");
+    items[0].seen = items[1].seen = items[4].seen = true;
+    ok(unseen() == std::vector<Timed *>({&items[3], &items[2]}), "what has been seen is left out");
+    deadlines.add(items[5], 100, 10);
+    ok(unseen() == std::vector<Timed *>({&items[3], &items[2], &items[5]}),
+       "what is added later is not, the oldest first");
+    deadlines.remove(items[1]);
+    is(unseen().size(), 3, "one that was seen goes");
+    deadlines.add(items[1], 100, 20);
+    is(unseen().size(), 4, "added again it has not been seen");
+    items[2].seen = items[3].seen = items[5].seen = items[1].seen = true;
+    is(unseen().size(), 0, "all of them");
+    std::vector<Timed *> all;
+    deadlines.collect(all);
+    is(all.size(), 6, "are still there");
+}
+
 void test_no_limit()
 {
     Deadlines deadlines;
@@ -218,6 +278,8 @@ int main()
     test_order();
     test_removal();
     test_several_lengths();
+    test_odd_lengths();
+    test_unseen();
     test_no_limit();
     test_random();
     return done();

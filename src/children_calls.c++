@@ -1,0 +1,99 @@
+// What parent and children have in common, descriptors and memory, and how the children's calls are heard.
+#include "hybrid/children.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <utility>
+
+namespace hybrid {
+
+namespace {
+
+constexpr Duration kQuietPeriod = milliseconds(20); // of looks whether children are: one may have died
+
+} // namespace
+
+// Without shared memory each child has its own, and a message may be said more than once.
+void Children::share()
+{
+    if (retained_.shared)
+        return;
+    void *memory = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    retained_.shared = static_cast<Shared *>(memory == MAP_FAILED ? apr_pcalloc(ap_pglobal, sizeof(Shared)) : memory);
+}
+
+int Children::open()
+{
+    if (config_.one_process)
+        return 0;
+    if (retained_.channel_from == 0)
+        if (const int error = Channel::make(retained_.channel_to, retained_.channel_from))
+            ap_log_error(APLOG_MARK, APLOG_WARNING, error, ap_server_conf,
+                         HYBLOGNO(0025) "no socket between the children (AF_UNIX): connections can't go from one to "
+                                        "another");
+    if (retained_.calls == 0)
+        retained_.calls = std::max(0, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    return retained_.calls ? 0 : errno;
+}
+
+// The numbers are forgotten, too: they are soon others' in that process, which may fork again.
+void Children::disown(Retained &retained)
+{
+    if (retained.makes_child != pthread_t{} && pthread_equal(retained.makes_child, pthread_self()))
+        return;
+    for (int *descriptor : {&retained.channel_to, &retained.channel_from, &retained.calls})
+        if (const int fd = std::exchange(*descriptor, 0))
+            close(fd);
+}
+
+// A signal that comes after the look at what signals have asked for ends the sleep: it is held back until then (W24).
+void Children::wait_for_call(Duration length)
+{
+    if (on_news())
+        return;
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    Time end = later(now(), length);
+    const ap_unixd_mpm_retained_data &mpm = *retained_.mpm;
+    for (Duration left = length; left > 0 && !mpm.restart_pending && !mpm.shutdown_pending; left = end - now()) {
+        struct pollfd call = {retained_.calls, POLLIN, 0};
+        const struct timespec timeout = {left / seconds(1), left % seconds(1) * 1000};
+        if (ppoll(&call, 1, &timeout, &before) <= 0)
+            break; // or a signal
+        std::uint64_t calls = 0;
+        [[maybe_unused]] const auto n = read(retained_.calls, &calls, sizeof calls);
+        if (on_news())
+            break;
+        if (calls % Child::kNews >= Child::kHelp)
+            end = std::min(end, heeds_again_at_);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void Children::wait_until_quiet(Duration most)
+{
+    const auto all_quiet = [this] {
+        for (int slot = 0; slot < retained_.max_daemon_used; ++slot) {
+            const process_score &score = *ap_get_scoreboard_process(slot);
+            if (score.pid != 0 && __atomic_load_n(&score.quiescing, __ATOMIC_ACQUIRE) == kAccounted)
+                return false;
+        }
+        return true;
+    };
+    const Time end = later(now(), most);
+    for (Duration left = most; left > 0 && !all_quiet(); left = end - now()) {
+        struct pollfd call = {retained_.calls, POLLIN, 0};
+        const bool called = poll(&call, 1, static_cast<int>(std::min(left, kQuietPeriod) / milliseconds(1)) + 1) > 0;
+        std::uint64_t calls = 0;
+        if (called) [[maybe_unused]]
+            const auto n = read(retained_.calls, &calls, sizeof calls);
+    }
+}
+
+} // namespace hybrid
