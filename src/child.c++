@@ -59,6 +59,8 @@ void Child::main()
     make_runtime();
     ap_run_child_init(pchild_, ap_server_conf);
     start_threads();
+    if (birth_.goodbye)
+        listener_->part(patience());
     set_mpm_state(birth_.retained, birth_.goodbye ? AP_MPMQ_STOPPING : AP_MPMQ_RUNNING);
     serve();
     if (!wait_for_workers()) {
@@ -293,6 +295,7 @@ void Child::on_signal()
         const auto signal = static_cast<int>(info.ssi_signo);
         if (signal == kGoodbye) {
             set_mpm_state(birth_.retained, AP_MPMQ_STOPPING);
+            listener_->part(patience());
             continue;
         }
         if (signal != AP_SIG_GRACEFUL && signal != AP_SIG_GRACEFUL_STOP && signal != kHurry) {
@@ -300,8 +303,10 @@ void Child::on_signal()
             continue;
         }
         end_gracefully(signal != AP_SIG_GRACEFUL_STOP);
-        if (signal == kHurry && ending_ == Ending::Graceful)
+        if (signal == kHurry && ending_ == Ending::Graceful) {
+            listener_->part(0);
             listener_->hurry();
+        }
         if (slot_->asked_to_leave()) {
             slot_->leave();
             call_parent(kNews);

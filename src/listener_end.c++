@@ -20,9 +20,21 @@ void Listener::end()
     callbacks_.notify(callbacks_.child);
 }
 
+void Listener::part(Duration patience)
+{
+    parts_by_.store(std::min(parts_by_.load(), later(now(), patience)));
+}
+
+void Listener::rouse()
+{
+    rouse_.store(true);
+    poller_.wake();
+}
+
 void Listener::drain(bool hands_over)
 {
     hands_over_.store(hands_over);
+    rouse_.store(true);
     slot_.quiesce();
     set_mode(Mode::Drain);
 }
@@ -51,6 +63,8 @@ void Listener::follow_mode(Time now)
     }
     if (std::exchange(seen_mode_, mode) != mode)
         hand_over_at_.store(0);
+    if (rouse_.exchange(false))
+        rouse_http2();
     hand_over_all(now);
     if (mode == Mode::Hurry) {
         shed_idle();
@@ -92,6 +106,31 @@ void Listener::describe(std::vector<std::string> &lines, Time now)
     io_.collect(waiting);
     for (const Timed *item : waiting)
         lines.push_back(static_cast<const Connection *>(item)->describe(now - (item->expires - item->length)));
+}
+
+// Their next turn tells those clients, and those that have not asked for anything yet have one round trip for it.
+void Listener::rouse_http2()
+{
+    std::vector<Timed *> parked;
+    {
+        Lock lock(mu_);
+        idle_.collect(parked);
+        io_.collect(parked);
+    }
+    for (Timed *item : parked) {
+        auto &connection = static_cast<Connection &>(*item);
+        if (!connection.opened() || !connection.http2() ||
+            !(connection.state() == ConnState::KeepAlive || connection.goodbye().fresh()))
+            continue;
+        {
+            Lock lock(mu_);
+            deadlines_of(connection.state()).remove(connection);
+        }
+        if (connection.state() != ConnState::WriteCompletion)
+            connection.mailbox().state = CONN_STATE_READ_REQUEST_LINE;
+        connection.transit(ConnEvent::Roused);
+        scheduler_.push(connection);
+    }
 }
 
 // Those that other children will take stay for that.

@@ -66,6 +66,14 @@ class Listener {
     /// No worker is left that could poll, until one comes back: the scoreboard says so. Child's main thread.
     void nobody_polls();
 
+    /// From now on connections end when they can. HTTP/2 clients hear it: idle ones at once, or when they become idle,
+    /// those that never are after `patience`.
+    void part(Duration patience);
+    bool parting() const { return parts_by_.load() != kNever; }
+    bool impatient(Time now) const { return now >= parts_by_.load(); }
+    /// Looks for idle clients of HTTP/2 again.
+    void rouse();
+
     /// No new connections; ended() when the last one has gone. Idle ones go to other children, if `hands_over`. Those
     /// that can't are drained in place: each stays until its next answer, which says "Connection: close", or its
     /// KeepAliveTimeout (K04).
@@ -125,6 +133,7 @@ class Listener {
     void expire(Time now) EXCLUDES(mu_);
     void run_timers(Time now) EXCLUDES(mu_);
     void give_back_released();
+    void rouse_http2() EXCLUDES(mu_);
     void shed_idle() EXCLUDES(mu_);
     void shed_oldest(int count) EXCLUDES(mu_);
     void shed_silent() EXCLUDES(mu_);
@@ -144,6 +153,8 @@ class Listener {
     std::atomic<Mode> mode_{Mode::Serve};
     std::atomic<bool> hands_over_{false}; // while draining
     std::atomic<Time> hand_over_at_{0};   // idle ones, next time
+    std::atomic<Time> parts_by_{kNever};  // at the latest
+    std::atomic<bool> rouse_{false};      // idle clients of HTTP/2 have not been told
     std::atomic<bool> wants_drain_{false};
     std::atomic<bool> ended_{false};
 
