@@ -64,7 +64,7 @@ void Listener::follow_mode(Time now)
     if (std::exchange(seen_mode_, mode) != mode)
         hand_over_at_.store(0);
     if (rouse_.exchange(false))
-        rouse_http2();
+        rouse_http2(now);
     hand_over_all(now);
     if (mode == Mode::Hurry) {
         shed_idle();
@@ -108,8 +108,24 @@ void Listener::describe(std::vector<std::string> &lines, Time now)
         lines.push_back(static_cast<const Connection *>(item)->describe(now - (item->expires - item->length)));
 }
 
-// Their next turn tells those clients, and those that have not asked for anything yet have one round trip for it.
-void Listener::rouse_http2()
+// Has the client of an idle HTTP/2 connection still to hear that it should go elsewhere?
+bool Listener::untold(Connection &connection) const
+{
+    return parting() && connection.state() == ConnState::KeepAlive && connection.opened() && connection.http2() &&
+           !connection.goodbye().said();
+}
+
+// Its next turn sees to that.
+void Listener::rouse(Connection &connection)
+{
+    if (connection.state() != ConnState::WriteCompletion)
+        connection.mailbox().state = CONN_STATE_READ_REQUEST_LINE;
+    connection.transit(ConnEvent::Roused);
+    scheduler_.push(connection);
+}
+
+// Those that have not asked for anything yet have one round trip for it.
+void Listener::rouse_http2(Time now)
 {
     std::vector<Timed *> parked;
     {
@@ -119,17 +135,15 @@ void Listener::rouse_http2()
     }
     for (Timed *item : parked) {
         auto &connection = static_cast<Connection &>(*item);
-        if (!connection.opened() || !connection.http2() ||
-            !(connection.state() == ConnState::KeepAlive || connection.goodbye().fresh()))
+        if (!untold(connection) && !(connection.goodbye().fresh() && connection.opened() && connection.http2()))
             continue;
+        if (now - (connection.expires - connection.length) >= Goodbye::kPause)
+            connection.goodbye().set_quiet();
         {
             Lock lock(mu_);
             deadlines_of(connection.state()).remove(connection);
         }
-        if (connection.state() != ConnState::WriteCompletion)
-            connection.mailbox().state = CONN_STATE_READ_REQUEST_LINE;
-        connection.transit(ConnEvent::Roused);
-        scheduler_.push(connection);
+        rouse(connection);
     }
 }
 

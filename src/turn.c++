@@ -249,15 +249,24 @@ void Turn::wait_to_write()
     park(what, length);
 }
 
+// How long an idle HTTP/2 connection stays while its child ends.
+Duration Turn::stay()
+{
+    Goodbye &goodbye = connection_->goodbye();
+    const Time t = now();
+    if (!goodbye.said() && !goodbye.take_quiet() && !worker_.listener.impatient(t))
+        return Goodbye::kPause;
+    goodbye.say(&record(), t);
+    return goodbye.stays(t);
+}
+
 void Turn::go_idle()
 {
     Duration length = connection_->keep_alive_timeout();
     Duration rest = 0;
     parting_ = worker_.listener.parting();
     if (parting_ && connection_->http2()) {
-        const Time t = now();
-        connection_->goodbye().say(&record(), t);
-        length = std::min(length, connection_->goodbye().stays(t));
+        length = std::min(length, stay());
         if (length == 0) {
             connection_->transit(ConnEvent::WantClose);
             return close();

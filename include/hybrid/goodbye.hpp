@@ -21,12 +21,22 @@ class Goodbye {
     /// How long a fresh connection is given for its first stream, and one that has heard the goodbye for what was on
     /// its way.
     static constexpr Duration kRoundTrip = seconds(1);
+    /// How long a connection without a stream is not idle yet: the client may just be about to open the next ones of a
+    /// page (Chromium loses those that it has put off when GOAWAY comes in between).
+    static constexpr Duration kPause = milliseconds(500);
 
     /// mod_http2 has taken `c` over: requests come on streams.
     static bool concerns(const conn_rec *c);
 
-    /// The first stream has come. Any thread.
-    void stream_begun() { fresh_.store(false, std::memory_order_relaxed); }
+    /// A stream has come. Any thread.
+    void stream_begun()
+    {
+        fresh_.store(false, std::memory_order_relaxed);
+        quiet_.store(false, std::memory_order_relaxed);
+    }
+    /// None has for kPause: when it is said, or when it was asked before that long.
+    void set_quiet() { quiet_.store(true, std::memory_order_relaxed); }
+    bool take_quiet() { return quiet_.exchange(true, std::memory_order_relaxed); }
     /// None has. Then it is not told to go: its first requests are about to come, and mod_http2 may not have begun to
     /// speak (the first frame must be SETTINGS).
     bool fresh() const { return fresh_.load(std::memory_order_relaxed); }
@@ -40,6 +50,7 @@ class Goodbye {
 
   private:
     std::atomic<bool> fresh_{true};
+    std::atomic<bool> quiet_{false};
     Time said_at_ = kNever;
 };
 

@@ -133,7 +133,9 @@ class Listener {
     void expire(Time now) EXCLUDES(mu_);
     void run_timers(Time now) EXCLUDES(mu_);
     void give_back_released();
-    void rouse_http2() EXCLUDES(mu_);
+    bool untold(Connection &connection) const;
+    void rouse(Connection &connection);
+    void rouse_http2(Time now) EXCLUDES(mu_);
     void shed_idle() EXCLUDES(mu_);
     void shed_oldest(int count) EXCLUDES(mu_);
     void shed_silent() EXCLUDES(mu_);
