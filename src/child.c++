@@ -60,7 +60,7 @@ void Child::main()
     ap_run_child_init(pchild_, ap_server_conf);
     start_threads();
     if (birth_.goodbye)
-        listener_->part(patience());
+        part(birth_.config.goodbye_time);
     set_mpm_state(birth_.retained, birth_.goodbye ? AP_MPMQ_STOPPING : AP_MPMQ_RUNNING);
     serve();
     if (!wait_for_workers()) {
@@ -295,7 +295,7 @@ void Child::on_signal()
         const auto signal = static_cast<int>(info.ssi_signo);
         if (signal == kGoodbye) {
             set_mpm_state(birth_.retained, AP_MPMQ_STOPPING);
-            listener_->part(patience());
+            part(birth_.config.goodbye_time);
             continue;
         }
         if (signal != AP_SIG_GRACEFUL && signal != AP_SIG_GRACEFUL_STOP && signal != kHurry) {

@@ -13,6 +13,8 @@ namespace {
 /// nine seconds (ap_reclaim_child_processes() in server/mpm_unix.c); nobody should wait for that.
 constexpr Duration kPatience = milliseconds(250);
 
+/// For clients of HTTP/2 that always have a stream open. Most pages are there by then, so that nothing of them has to
+/// be asked again.
 constexpr Duration kBusyTime = seconds(5);
 
 constexpr std::size_t kMostHolders = 100; // lines in the log
@@ -36,12 +38,10 @@ bool Child::hides_end()
     return true;
 }
 
-// For clients of HTTP/2 that always have a stream open: most pages are there by then, so that nothing of them has to be
-// asked again.
-Duration Child::patience() const
+// Connections are to end, within `limit` seconds (0: no limit).
+void Child::part(int limit)
 {
-    const Duration limit = seconds(birth_.config.drain_limit);
-    return limit > 0 ? std::min(kBusyTime, limit / 2) : kBusyTime;
+    listener_->part(limit > 0 ? std::min(kBusyTime, seconds(limit) / 2) : kBusyTime);
 }
 
 void Child::end_gracefully(bool hands_over)
@@ -52,7 +52,7 @@ void Child::end_gracefully(bool hands_over)
     if (birth_.config.drain_limit > 0)
         ends_by_ = later(now(), seconds(birth_.config.drain_limit));
     set_mpm_state(birth_.retained, AP_MPMQ_STOPPING); // from now on answers say "Connection: close"
-    listener_->part(patience());
+    part(birth_.config.drain_limit);
     listener_->drain(hands_over);
     ap_run_child_stopping(pchild_, 1);
 }

@@ -79,7 +79,7 @@ class Child {
     void end_overdue();
     void call_parent(std::uint64_t what);
     void on_signal();
-    Duration patience() const;
+    void part(int limit);
     void end_gracefully(bool hands_over);
     void end_now();
     bool wait_for_workers();
