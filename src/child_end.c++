@@ -13,8 +13,8 @@ namespace {
 /// nine seconds (ap_reclaim_child_processes() in server/mpm_unix.c); nobody should wait for that.
 constexpr Duration kPatience = milliseconds(250);
 
-/// For clients of HTTP/2 that always have a stream open. Most pages are there by then, so that nothing of them has to
-/// be asked again.
+/// For clients of HTTP/2 that always want something. Most pages are there by then, so that nothing of them has to be
+/// asked again.
 constexpr Duration kBusyTime = seconds(5);
 
 constexpr std::size_t kMostHolders = 100; // lines in the log
@@ -32,16 +32,15 @@ bool Child::hides_end()
     Connection *connection = workers_ ? workers_->served_here() : nullptr;
     if (!connection || !connection->http2())
         return false;
-    const Time t = now();
-    if (listener_->impatient(t) && !connection->goodbye().fresh())
-        connection->goodbye().say(connection->record(), t);
+    if (listener_->desperate(now()) && !connection->goodbye().fresh())
+        connection->goodbye().say(connection->record());
     return true;
 }
 
 // Connections are to end, within `limit` seconds (0: no limit).
 void Child::part(int limit)
 {
-    listener_->part(limit > 0 ? std::min(kBusyTime, seconds(limit) / 2) : kBusyTime);
+    listener_->part(limit > 0 ? std::min(kBusyTime, seconds(limit) / 4) : kBusyTime);
 }
 
 void Child::end_gracefully(bool hands_over)

@@ -1,6 +1,5 @@
 #include "hybrid/goodbye.hpp"
 
-#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -20,22 +19,16 @@ bool Goodbye::concerns(const conn_rec *c)
     return !std::strcmp(protocol, "h2") || !std::strcmp(protocol, "h2c");
 }
 
-void Goodbye::say(conn_rec *c, Time now)
+void Goodbye::say(conn_rec *c)
 {
-    if (said())
+    if (std::exchange(said_, true))
         return;
-    said_at_ = now;
-    ap_log_cerror(APLOG_MARK, APLOG_TRACE6, 0, c, "tells the client to open no more streams");
+    ap_log_cerror(APLOG_MARK, APLOG_TRACE6, 0, c, "asks the client to open no more streams");
     apr_bucket_brigade *bb = apr_brigade_create(c->pool, c->bucket_alloc);
     APR_BRIGADE_INSERT_TAIL(bb, apr_bucket_immortal_create(kGoAway, sizeof kGoAway - 1, c->bucket_alloc));
     APR_BRIGADE_INSERT_TAIL(bb, apr_bucket_flush_create(c->bucket_alloc));
-    static_cast<void>(ap_pass_brigade(c->output_filters, bb)); // a broken connection is mod_http2's or core's to notice
+    static_cast<void>(ap_pass_brigade(c->output_filters, bb)); // a broken connection is mod_http2's to notice
     apr_brigade_destroy(bb);
-}
-
-Duration Goodbye::stays(Time now) const
-{
-    return std::max<Duration>(later(said_at_, kRoundTrip) - now, 0);
 }
 
 } // namespace hybrid

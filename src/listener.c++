@@ -361,8 +361,6 @@ void Listener::expire(Time now)
         else if (const Duration rest = connection.take_rest();
                  rest > 0 && connection.state() == ConnState::KeepAlive && !hurried())
             lie_down(connection, rest, now);
-        else if (untold(connection))
-            rouse(connection);
         else
             begin_close(connection, ConnEvent::Expired);
     }

@@ -22,19 +22,21 @@ void Listener::end()
 
 void Listener::part(Duration patience)
 {
-    parts_by_.store(std::min(parts_by_.load(), later(now(), patience)));
+    const Time t = now();
+    parts_at_.store(std::min(parts_at_.load(), later(t, patience)));
+    despairs_at_.store(std::min(despairs_at_.load(), later(t, 2 * patience)));
 }
 
-void Listener::rouse()
+void Listener::look_again_for_http2()
 {
-    rouse_.store(true);
+    sheds_http2_.store(true);
     poller_.wake();
 }
 
 void Listener::drain(bool hands_over)
 {
     hands_over_.store(hands_over);
-    rouse_.store(true);
+    sheds_http2_.store(true);
     slot_.quiesce();
     set_mode(Mode::Drain);
 }
@@ -63,8 +65,8 @@ void Listener::follow_mode(Time now)
     }
     if (std::exchange(seen_mode_, mode) != mode)
         hand_over_at_.store(0);
-    if (rouse_.exchange(false))
-        rouse_http2(now);
+    if (sheds_http2_.exchange(false))
+        shed_http2(now);
     hand_over_all(now);
     if (mode == Mode::Hurry) {
         shed_idle();
@@ -108,24 +110,8 @@ void Listener::describe(std::vector<std::string> &lines, Time now)
         lines.push_back(static_cast<const Connection *>(item)->describe(now - (item->expires - item->length)));
 }
 
-// Has the client of an idle HTTP/2 connection still to hear that it should go elsewhere?
-bool Listener::untold(Connection &connection) const
-{
-    return parting() && connection.state() == ConnState::KeepAlive && connection.opened() && connection.http2() &&
-           !connection.goodbye().said();
-}
-
-// Its next turn sees to that.
-void Listener::rouse(Connection &connection)
-{
-    if (connection.state() != ConnState::WriteCompletion)
-        connection.mailbox().state = CONN_STATE_READ_REQUEST_LINE;
-    connection.transit(ConnEvent::Roused);
-    scheduler_.push(connection);
-}
-
-// Those that have not asked for anything yet have one round trip for it.
-void Listener::rouse_http2(Time now)
+// They can't move. Those that have just had a stream are given a pause, those that have had none yet a little longer.
+void Listener::shed_http2(Time now)
 {
     std::vector<Timed *> parked;
     {
@@ -135,15 +121,21 @@ void Listener::rouse_http2(Time now)
     }
     for (Timed *item : parked) {
         auto &connection = static_cast<Connection &>(*item);
-        if (!untold(connection) && !(connection.goodbye().fresh() && connection.opened() && connection.http2()))
+        const bool idle = connection.state() == ConnState::KeepAlive;
+        if (!connection.opened() || !(idle || connection.goodbye().fresh()) || !connection.http2())
             continue;
-        if (now - (connection.expires - connection.length) >= Goodbye::kPause)
-            connection.goodbye().set_quiet();
+        const bool shed =
+            idle && now - (connection.expires - connection.length) >= Goodbye::kPause && !connection.input_waits();
+        static_cast<void>(connection.take_rest());
         {
             Lock lock(mu_);
-            deadlines_of(connection.state()).remove(connection);
+            Deadlines &deadlines = deadlines_of(connection.state());
+            deadlines.remove(connection);
+            if (!shed)
+                deadlines.add(connection, idle ? Goodbye::kPause : Goodbye::kFirstTime, now);
         }
-        rouse(connection);
+        if (shed)
+            begin_close(connection, ConnEvent::Shed);
     }
 }
 

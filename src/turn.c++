@@ -216,7 +216,7 @@ void Turn::park(Interest what, Duration length)
     worker_.set_client(nullptr);
     listener.park(std::move(connection_), what, length);
     if (!parting_ && listener.parting())
-        listener.rouse();
+        listener.look_again_for_http2();
 }
 
 // mod_http2 waits for a first stream as if one were there already.
@@ -225,7 +225,7 @@ Duration Turn::wait_time()
     const Duration length = connection_->timeout();
     parting_ = worker_.listener.parting();
     const bool in_vain = parting_ && connection_->goodbye().fresh() && connection_->http2();
-    return in_vain ? std::min(length, Goodbye::kRoundTrip) : length;
+    return in_vain ? std::min(length, Goodbye::kFirstTime) : length;
 }
 
 void Turn::wait_for_io()
@@ -249,28 +249,17 @@ void Turn::wait_to_write()
     park(what, length);
 }
 
-// How long an idle HTTP/2 connection stays while its child ends.
-Duration Turn::stay()
-{
-    Goodbye &goodbye = connection_->goodbye();
-    const Time t = now();
-    if (!goodbye.said() && !goodbye.take_quiet() && !worker_.listener.impatient(t))
-        return Goodbye::kPause;
-    goodbye.say(&record(), t);
-    return goodbye.stays(t);
-}
-
 void Turn::go_idle()
 {
     Duration length = connection_->keep_alive_timeout();
     Duration rest = 0;
     parting_ = worker_.listener.parting();
     if (parting_ && connection_->http2()) {
-        length = std::min(length, stay());
-        if (length == 0) {
+        if (connection_->goodbye().said()) {
             connection_->transit(ConnEvent::WantClose);
             return close();
         }
+        length = std::min(length, worker_.listener.impatient(now()) ? Goodbye::kShortPause : Goodbye::kPause);
     } else if (length > kAwake && worker_.listener.lets_sleep()) {
         rest = length - kAwake;
         length = kAwake;

@@ -52,7 +52,8 @@ class Child {
     [[noreturn]] void main();
 
     /// A child that ends answers "stopping" to mpm_query, but not to mod_http2 (goodbye.hpp). True on a worker's thread
-    /// that is at a connection of HTTP/2; if that has been busy for too long, its client has now heard the goodbye.
+    /// that is at a connection of HTTP/2; if that has been busy for too long, its client has now been asked to open no
+    /// more streams.
     bool hides_end();
 
     /// httpd's ap_mpm_register_timed_callback(). Any thread.

@@ -66,13 +66,14 @@ class Listener {
     /// No worker is left that could poll, until one comes back: the scoreboard says so. Child's main thread.
     void nobody_polls();
 
-    /// From now on connections end when they can. HTTP/2 clients hear it: idle ones at once, or when they become idle,
-    /// those that never are after `patience`.
+    /// From now on connections of HTTP/2 end when they have had no stream for a moment; after `patience` a shorter one
+    /// is enough; after twice that, clients are asked to open no more.
     void part(Duration patience);
-    bool parting() const { return parts_by_.load() != kNever; }
-    bool impatient(Time now) const { return now >= parts_by_.load(); }
-    /// Looks for idle clients of HTTP/2 again.
-    void rouse();
+    bool parting() const { return parts_at_.load() != kNever; }
+    bool impatient(Time now) const { return now >= parts_at_.load(); }
+    bool desperate(Time now) const { return now >= despairs_at_.load(); }
+    /// Some of them may have been parked as if nothing had happened.
+    void look_again_for_http2();
 
     /// No new connections; ended() when the last one has gone. Idle ones go to other children, if `hands_over`. Those
     /// that can't are drained in place: each stays until its next answer, which says "Connection: close", or its
@@ -133,9 +134,7 @@ class Listener {
     void expire(Time now) EXCLUDES(mu_);
     void run_timers(Time now) EXCLUDES(mu_);
     void give_back_released();
-    bool untold(Connection &connection) const;
-    void rouse(Connection &connection);
-    void rouse_http2(Time now) EXCLUDES(mu_);
+    void shed_http2(Time now) EXCLUDES(mu_);
     void shed_idle() EXCLUDES(mu_);
     void shed_oldest(int count) EXCLUDES(mu_);
     void shed_silent() EXCLUDES(mu_);
@@ -155,8 +154,9 @@ class Listener {
     std::atomic<Mode> mode_{Mode::Serve};
     std::atomic<bool> hands_over_{false}; // while draining
     std::atomic<Time> hand_over_at_{0};   // idle ones, next time
-    std::atomic<Time> parts_by_{kNever};  // at the latest
-    std::atomic<bool> rouse_{false};      // idle clients of HTTP/2 have not been told
+    std::atomic<Time> parts_at_{kNever};
+    std::atomic<Time> despairs_at_{kNever};
+    std::atomic<bool> sheds_http2_{false}; // next time
     std::atomic<bool> wants_drain_{false};
     std::atomic<bool> ended_{false};
 

@@ -27,7 +27,6 @@ class Turn {
     Duration wait_time();
     void wait_for_io();
     void wait_to_write();
-    Duration stay();
     void go_idle();
     void yield();
     void hold();

@@ -108,12 +108,6 @@ std::vector<Life> odd_lives()
           kGone}},
         {"new, and its child ends", {{E::Sent, S::Closed}}},
         {"idle, and its child ends", {kHere, kTaken, {E::WantIdle, S::KeepAlive}, {E::Sent, S::Closed}}},
-        {"HTTP/2, idle, and its child ends",
-         {kHere, kTaken, {E::WantIdle, S::KeepAlive}, {E::Roused, S::Ready}, kTaken, {E::WantIdle, S::KeepAlive}}},
-        {"HTTP/2, new, and its child ends",
-         {kHere, kTaken, {E::WantIo, S::WaitIo}, {E::Roused, S::Ready}, kTaken, {E::WantIo, S::WaitIo}, kToLinger}},
-        {"the same, where a module can't wait for input",
-         {kHere, kTaken, {E::WantFlush, S::WriteCompletion}, {E::Roused, S::Ready}, kTaken}},
         {"ready, and every worker of its child is blocked", {kHere, {E::Sent, S::Closed}}},
         {"come from another child, idle", {{E::Adopted, S::KeepAlive}, {E::IoReady, S::Ready}, kTaken}},
     };
@@ -224,16 +218,15 @@ void test_events()
         R raiser;
     };
     const Wanted all[] = {
-        {E::WantRest, "WantRest", R::Worker}, {E::Begun, "Begun", R::Listener},
-        {E::Roused, "Roused", R::Listener},   {E::Taken, "Taken", R::Worker},
-        {E::WantIo, "WantIo", R::Worker},     {E::WantFlush, "WantFlush", R::Worker},
-        {E::WantIdle, "WantIdle", R::Worker}, {E::WantTurn, "WantTurn", R::Worker},
-        {E::WantHold, "WantHold", R::Worker}, {E::WantClose, "WantClose", R::Worker},
-        {E::Flushed, "Flushed", R::Worker},   {E::Resumed, "Resumed", R::Listener},
-        {E::IoReady, "IoReady", R::Listener}, {E::Expired, "Expired", R::Listener},
-        {E::Shed, "Shed", R::Listener},       {E::Adopted, "Adopted", R::Listener},
-        {E::Sent, "Sent", R::Anyone},         {E::PeerGone, "PeerGone", R::Anyone},
-        {E::Kill, "Kill", R::Anyone},
+        {E::WantRest, "WantRest", R::Worker},   {E::Begun, "Begun", R::Listener},
+        {E::Taken, "Taken", R::Worker},         {E::WantIo, "WantIo", R::Worker},
+        {E::WantFlush, "WantFlush", R::Worker}, {E::WantIdle, "WantIdle", R::Worker},
+        {E::WantTurn, "WantTurn", R::Worker},   {E::WantHold, "WantHold", R::Worker},
+        {E::WantClose, "WantClose", R::Worker}, {E::Flushed, "Flushed", R::Worker},
+        {E::Resumed, "Resumed", R::Listener},   {E::IoReady, "IoReady", R::Listener},
+        {E::Expired, "Expired", R::Listener},   {E::Shed, "Shed", R::Listener},
+        {E::Adopted, "Adopted", R::Listener},   {E::Sent, "Sent", R::Anyone},
+        {E::PeerGone, "PeerGone", R::Anyone},   {E::Kill, "Kill", R::Anyone},
     };
     is(std::size(all), kConnEvents.size(), "every event is known here");
     for (const Wanted &wanted : all) {
