@@ -89,7 +89,7 @@ static int hybrid_mpm(apr_pool_t *, apr_pool_t *plog, server_rec *s) noexcept
 static int hybrid_mpm_query(int code, int *result, apr_status_t *rv) noexcept
 {
     const int rc = answer_query(code, door.config, *door.retained, result, rv);
-    if (code == AP_MPMQ_MPM_STATE && *result == AP_MPMQ_STOPPING && child() && child()->welcomes())
+    if (code == AP_MPMQ_MPM_STATE && *result == AP_MPMQ_STOPPING && child() && child()->hides_end())
         *result = AP_MPMQ_RUNNING;
     return rc;
 }

@@ -63,6 +63,8 @@ void Child::main()
     make_runtime();
     ap_run_child_init(pchild_, ap_server_conf);
     start_threads();
+    if (birth_.goodbye)
+        part(birth_.config.goodbye_time);
     set_mpm_state(birth_.retained, birth_.goodbye ? AP_MPMQ_STOPPING : AP_MPMQ_RUNNING);
     serve();
     if (!wait_for_workers()) {
@@ -321,6 +323,7 @@ void Child::on_signal()
         const auto signal = static_cast<int>(info.ssi_signo);
         if (signal == kGoodbye) {
             set_mpm_state(birth_.retained, AP_MPMQ_STOPPING);
+            part(birth_.config.goodbye_time);
             continue;
         }
         if (signal != AP_SIG_GRACEFUL && signal != AP_SIG_GRACEFUL_STOP && signal != kHurry) {
@@ -328,8 +331,10 @@ void Child::on_signal()
             continue;
         }
         end_gracefully(signal != AP_SIG_GRACEFUL_STOP);
-        if (signal == kHurry && ending_ == Ending::Graceful)
+        if (signal == kHurry && ending_ == Ending::Graceful) {
+            listener_->part(0);
             listener_->hurry();
+        }
         if (slot_->asked_to_leave()) {
             slot_->leave();
             call_parent(kNews);

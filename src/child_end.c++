@@ -13,6 +13,10 @@ namespace {
 /// nine seconds (ap_reclaim_child_processes() in server/mpm_unix.c); nobody should wait for that.
 constexpr Duration kPatience = milliseconds(250);
 
+/// For clients of HTTP/2 that always want something. Most pages are there by then, so that nothing of them has to be
+/// asked again.
+constexpr Duration kBusyTime = seconds(5);
+
 constexpr std::size_t kMostHolders = 100; // lines in the log
 
 bool readable(int fd, int milliseconds)
@@ -23,6 +27,22 @@ bool readable(int fd, int milliseconds)
 
 } // namespace
 
+bool Child::hides_end()
+{
+    Connection *connection = workers_ ? workers_->served_here() : nullptr;
+    if (!connection || !connection->http2())
+        return false;
+    if (listener_->desperate(now()) && !connection->goodbye().fresh())
+        connection->goodbye().say(connection->record());
+    return true;
+}
+
+// Connections are to end, within `limit` seconds (0: no limit).
+void Child::part(int limit)
+{
+    listener_->part(limit > 0 ? std::min(kBusyTime, seconds(limit) / 4) : kBusyTime);
+}
+
 void Child::end_gracefully(bool hands_over)
 {
     if (ending_ != Ending::None)
@@ -31,6 +51,7 @@ void Child::end_gracefully(bool hands_over)
     if (birth_.config.drain_limit > 0)
         ends_by_ = later(now(), seconds(birth_.config.drain_limit));
     set_mpm_state(birth_.retained, AP_MPMQ_STOPPING); // from now on answers say "Connection: close"
+    part(birth_.config.drain_limit);
     listener_->drain(hands_over);
     ap_run_child_stopping(pchild_, 1);
 }

@@ -248,7 +248,11 @@ void Connection::on_protocol_switch(const conn_rec *c, const server_rec *s)
 
 void adopt_secondary(conn_rec *c)
 {
-    if (!c->master || (c->cs && c->cs != c->master->cs))
+    if (!c->master)
+        return;
+    if (Connection *master = Connection::of(c->master))
+        master->goodbye().stream_begun();
+    if (c->cs && c->cs != c->master->cs)
         return;
     auto *mailbox = static_cast<conn_state_t *>(apr_pcalloc(c->pool, sizeof(conn_state_t)));
     mailbox->state = CONN_STATE_READ_REQUEST_LINE;

@@ -14,9 +14,23 @@ void Listener::end()
     callbacks_.notify(callbacks_.child);
 }
 
+void Listener::part(Duration patience)
+{
+    const Time t = now();
+    parts_at_.store(std::min(parts_at_.load(), later(t, patience)));
+    despairs_at_.store(std::min(despairs_at_.load(), later(t, 2 * patience)));
+}
+
+void Listener::look_again_for_http2()
+{
+    sheds_http2_.store(true);
+    poller_.wake();
+}
+
 void Listener::drain(bool hands_over)
 {
     hands_over_.store(hands_over);
+    sheds_http2_.store(true);
     slot_.quiesce();
     set_mode(Mode::Drain);
 }
@@ -47,6 +61,8 @@ void Listener::follow_mode(Time now)
     if (std::exchange(seen_mode_, mode) != mode)
         hand_over_at_.store(0);
     const bool due = now >= hand_over_at_.load(); // something has been parked
+    if (sheds_http2_.exchange(false))
+        shed_http2(now);
     hand_over_all(now);
     if (mode == Mode::Hurry) {
         if (due)
@@ -97,6 +113,35 @@ void Listener::describe(std::vector<std::string> &lines, Time now)
     io_.collect(waiting);
     for (const Timed *item : waiting)
         lines.push_back(static_cast<const Connection *>(item)->describe(now - (item->expires - item->length)));
+}
+
+// They can't move. Those that have just had a stream are given a pause, those that have had none yet a little longer.
+void Listener::shed_http2(Time now)
+{
+    std::vector<Timed *> parked;
+    {
+        Lock lock(mu_);
+        idle_.collect(parked);
+        io_.collect(parked);
+    }
+    for (Timed *item : parked) {
+        auto &connection = static_cast<Connection &>(*item);
+        const bool idle = connection.state() == ConnState::KeepAlive;
+        if (!connection.opened() || !(idle || connection.goodbye().fresh()) || !connection.http2())
+            continue;
+        const bool shed =
+            idle && now - (connection.expires - connection.length) >= Goodbye::kPause && !connection.input_waits();
+        static_cast<void>(connection.take_rest());
+        {
+            Lock lock(mu_);
+            Deadlines &deadlines = deadlines_of(connection.state());
+            deadlines.remove(connection);
+            if (!shed)
+                deadlines.add(connection, idle ? Goodbye::kPause : Goodbye::kFirstTime, now);
+        }
+        if (shed)
+            begin_close(connection, ConnEvent::Shed);
+    }
 }
 
 } // namespace hybrid

@@ -130,9 +130,9 @@ void Turn::process()
 int Turn::run_hooks()
 {
     mailbox().state = CONN_STATE_READ_REQUEST_LINE;
-    worker_.set_welcoming(connection_->take_first() && std::strcmp(ap_get_protocol(&record()), AP_PROTOCOL_HTTP1) != 0);
+    worker_.set_served(connection_.get());
     const int rc = ap_run_process_connection(&record());
-    worker_.set_welcoming(false);
+    worker_.set_served(nullptr);
     if (rc == OK || rc == DONE) {
         switch (mailbox().state) {
         case CONN_STATE_READ_REQUEST_LINE: // by modules that never look at c->cs
@@ -207,41 +207,67 @@ void Turn::wait_for_rest()
     worker_.listener.park_arriving(std::move(connection_));
 }
 
-void Turn::wait_for_io()
+// The child may have begun to end just before the listener could see the connection.
+void Turn::park(Interest what, Duration length)
+{
+    Listener &listener = worker_.listener;
+    worker_.set_client(nullptr);
+    listener.park(std::move(connection_), what, length);
+    if (!parting_ && listener.parting())
+        listener.look_again_for_http2();
+}
+
+// mod_http2 waits for a first stream as if one were there already.
+Duration Turn::wait_time()
 {
     const Duration length = connection_->timeout();
+    parting_ = worker_.listener.parting();
+    const bool in_vain = parting_ && connection_->goodbye().fresh() && connection_->http2();
+    return in_vain ? std::min(length, Goodbye::kFirstTime) : length;
+}
+
+void Turn::wait_for_io()
+{
+    const Duration length = wait_time();
     status(SERVER_BUSY_READ);
     connection_->suspend();
     const Interest what = take_sense(mailbox(), Interest::Readable);
     connection_->set_looked(true); // its module reads
     connection_->transit(ConnEvent::WantIo);
-    worker_.set_client(nullptr);
-    worker_.listener.park(std::move(connection_), what, length);
+    park(what, length);
 }
 
 void Turn::wait_to_write()
 {
-    const Duration length = connection_->timeout();
+    const Duration length = wait_time();
     mailbox().state = CONN_STATE_WRITE_COMPLETION;
     connection_->suspend();
     const Interest what = take_sense(mailbox(), Interest::Writable);
     connection_->transit(ConnEvent::WantFlush);
-    worker_.set_client(nullptr);
-    worker_.listener.park(std::move(connection_), what, length);
+    park(what, length);
 }
 
 void Turn::go_idle()
 {
     const Duration all = connection_->keep_alive_timeout();
-    const Duration length = worker_.listener.lets_sleep() ? std::min(all, kAwake) : all;
-    connection_->set_rest(all - length);
+    Duration length = worker_.listener.lets_sleep() ? std::min(all, kAwake) : all;
+    Duration rest = all - length;
+    parting_ = worker_.listener.parting();
+    if (parting_ && connection_->http2()) {
+        if (connection_->goodbye().said()) {
+            connection_->transit(ConnEvent::WantClose);
+            return close();
+        }
+        length = std::min(all, worker_.listener.impatient(now()) ? Goodbye::kShortPause : Goodbye::kPause);
+        rest = 0;
+    }
+    connection_->set_rest(rest);
     mailbox().state = CONN_STATE_CHECK_REQUEST_LINE_READABLE;
     mailbox().sense = CONN_SENSE_DEFAULT;
     status(SERVER_BUSY_KEEPALIVE);
     connection_->suspend();
     connection_->transit(ConnEvent::WantIdle);
-    worker_.set_client(nullptr);
-    worker_.listener.park(std::move(connection_), Interest::Readable, length);
+    park(Interest::Readable, length);
 }
 
 // Others come first, then the request that is here already (K24).

@@ -77,6 +77,7 @@ void Worker::run()
             break;
         case Scheduler::Act::Leave:
             rest();
+            tid_.store({}); // another thread may get the same
             left_.store(true);
             return;
         }
@@ -196,13 +197,15 @@ int Workers::reap()
     return there;
 }
 
-bool Workers::welcoming() const
+Connection *Workers::served_here() const
 {
     const pthread_t self = pthread_self();
     for (const Worker &worker : workers_)
         if (worker.tid_.load(std::memory_order_relaxed) == self)
-            return worker.welcoming_;
-    return false;
+            return worker.served_;
+    if (refuser_ && refuser_->tid_.load(std::memory_order_relaxed) == self)
+        return refuser_->served_;
+    return nullptr;
 }
 
 void Workers::describe(std::vector<std::string> &lines, Time now)

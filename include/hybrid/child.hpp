@@ -52,10 +52,10 @@ class Child {
     /// First part: everything up to dropping privileges and child_init; then serves until told otherwise. Exits.
     [[noreturn]] void main();
 
-    /// A child that ends answers "stopping" to mpm_query, and mod_http2 then says GOAWAY and closes as soon as no
-    /// stream is open. For a connection whose first streams are just on their way that would be the end of them, so it
-    /// has one turn in which the child says that it is running. True on the worker's thread that has such a turn.
-    bool welcomes() const { return workers_ && workers_->welcoming(); }
+    /// A child that ends answers "stopping" to mpm_query, but not to mod_http2 (goodbye.hpp). True on a worker's thread
+    /// that is at a connection of HTTP/2; if that has been busy for too long, its client has now been asked to open no
+    /// more streams.
+    bool hides_end();
 
     /// httpd's ap_mpm_register_timed_callback(). Any thread.
     apr_status_t add_timer(Duration delay, TimedCallback callback);
@@ -83,6 +83,7 @@ class Child {
     void end_overdue();
     void call_parent(std::uint64_t what);
     void on_signal();
+    void part(int limit);
     void end_gracefully(bool hands_over);
     void end_now();
     bool wait_for_workers();

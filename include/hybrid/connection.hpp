@@ -6,6 +6,7 @@
 #include "hybrid/conn_state.hpp"
 #include "hybrid/deadlines.hpp"
 #include "hybrid/dormancy.hpp"
+#include "hybrid/goodbye.hpp"
 #include "hybrid/httpd.hpp"
 #include "hybrid/poller.hpp"
 #include "hybrid/pools.hpp"
@@ -102,6 +103,10 @@ class Connection : public Runnable, public Timed, public PollTarget {
     apr_socket_t *socket() const { return socket_; }
     int fd() const { return peer_.fd; }
 
+    /// It speaks HTTP/2. Requires: opened().
+    bool http2() const { return Goodbye::concerns(c_); }
+    Goodbye &goodbye() { return goodbye_; }
+
     /// Timeout and KeepAliveTimeout of the virtual host that is in charge at the moment.
     Duration timeout() const { return timeouts_of_->timeout; }
     Duration keep_alive_timeout() const { return timeouts_of_->keep_alive_timeout; }
@@ -140,8 +145,6 @@ class Connection : public Runnable, public Timed, public PollTarget {
     void expect_nothing() { peer_.expects = Expects::Nothing; }
     /// Its requests are answered with 503 (MaxWaitingRequests).
     void set_refused(bool refused) { refused_ = refused; }
-    /// True once: nothing has been processed yet.
-    bool take_first() { return std::exchange(first_, false); }
     /// While it waits for a worker: a request begins with its next turn, and nothing of it has been read.
     bool between_requests() const { return state_ == ConnState::Ready && !late_ && (!opened() || was_idle_); }
     /// From now on reads don't wait: what is not here by now is late (408).
@@ -196,7 +199,6 @@ class Connection : public Runnable, public Timed, public PollTarget {
     bool was_idle_ = false; // until just now
     bool looked_ = false;
     bool looking_ = false;
-    bool first_ = true;
     bool refused_ = false;
     bool late_ = false;
     bool ended_ = false;
@@ -229,11 +231,12 @@ class Connection : public Runnable, public Timed, public PollTarget {
     void *output_ = nullptr;
     TlsInput *tls_ = nullptr;
     conn_state_t mailbox_{};
+    Goodbye goodbye_;
     const server_rec *timeouts_of_;
 };
 
-/// Gives a secondary connection (a stream of HTTP/2) a state of its own, so that it does not share its master's (H24).
-/// pre_connection hook, on a thread of mod_http2.
+/// Gives a secondary connection (a stream of HTTP/2) a state of its own, so that it does not share its master's (H24),
+/// which hears that a stream has begun. pre_connection hook, on a thread of mod_http2.
 void adopt_secondary(conn_rec *c);
 
 } // namespace hybrid

@@ -71,6 +71,15 @@ class Listener {
     /// No worker is left that could poll, until one comes back: the scoreboard says so. Child's main thread.
     void nobody_polls();
 
+    /// From now on connections of HTTP/2 end when they have had no stream for a moment; after `patience` a shorter one
+    /// is enough; after twice that, clients are asked to open no more.
+    void part(Duration patience);
+    bool parting() const { return parts_at_.load() != kNever; }
+    bool impatient(Time now) const { return now >= parts_at_.load(); }
+    bool desperate(Time now) const { return now >= despairs_at_.load(); }
+    /// Some of them may have been parked as if nothing had happened.
+    void look_again_for_http2();
+
     /// No new connections; ended() when the last one has gone. Idle ones go to other children, if `hands_over`. Those
     /// that can't are drained in place: each stays until its next answer, which says "Connection: close", or its
     /// KeepAliveTimeout (K04).
@@ -137,6 +146,7 @@ class Listener {
     void run_timers(Time now) EXCLUDES(mu_);
     void give_back_released();
     void make_room(int count) EXCLUDES(mu_);
+    void shed_http2(Time now) EXCLUDES(mu_);
     void shed_idle() EXCLUDES(mu_);
     void shed_oldest(int count) EXCLUDES(mu_);
     void shed_silent() EXCLUDES(mu_);
@@ -159,6 +169,9 @@ class Listener {
     std::atomic<Mode> mode_{Mode::Serve};
     std::atomic<bool> hands_over_{false}; // while draining
     std::atomic<Time> hand_over_at_{0};   // idle ones, next time
+    std::atomic<Time> parts_at_{kNever};
+    std::atomic<Time> despairs_at_{kNever};
+    std::atomic<bool> sheds_http2_{false}; // next time
     std::atomic<bool> wants_drain_{false};
     std::atomic<unsigned> asleep_{0};
     std::atomic<bool> ended_{false};

@@ -23,6 +23,8 @@ class Turn {
     void wait_for_rest();
     int run_hooks();
     bool complete_write();
+    void park(Interest what, Duration length);
+    Duration wait_time();
     void wait_for_io();
     void wait_to_write();
     void go_idle();
@@ -36,6 +38,7 @@ class Turn {
 
     ConnectionPtr connection_;
     Worker &worker_;
+    bool parting_ = true; // was known when it was decided how long it is parked
 };
 
 } // namespace hybrid

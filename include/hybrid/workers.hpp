@@ -34,8 +34,8 @@ class Worker : public Runner {
 
     /// Says whom the turn is about, nobody when it is over, for those below.
     void set_client(const Connection *client) EXCLUDES(mu_);
-    /// It is at the first turn of an HTTP/2 connection: see Child::welcomes().
-    void set_welcoming(bool welcoming) { welcoming_ = welcoming; }
+    /// Whose process_connection hooks it runs; nullptr when they are over. For Workers::served_here().
+    void set_served(Connection *connection) { served_ = connection; }
     /// Any thread: what it is at, in words; empty: nothing.
     std::string describe(Time now) EXCLUDES(mu_);
     /// Any thread: shuts its client's socket down, so that whoever blocks on it comes back. It is not closed, for its
@@ -66,7 +66,7 @@ class Worker : public Runner {
     apr_pool_t *pool_ = nullptr; // child's main thread's: there is a thread
     std::atomic<bool> left_{false};
     std::atomic<pthread_t> tid_{};
-    bool welcoming_ = false; // this thread's only
+    Connection *served_ = nullptr; // this thread's only
 
     Mutex mu_;
     const Connection *client_ GUARDED_BY(mu_) = nullptr;
@@ -98,8 +98,8 @@ class Workers {
     std::size_t running() const { return scheduler_.load().workers + refusals_.load().workers; }
 
     void hang_up();
-    /// Any thread: what the calling worker was told by set_welcoming().
-    bool welcoming() const;
+    /// Any thread: whose process_connection hooks it is that run on it; nullptr: nobody's.
+    Connection *served_here() const;
     /// Adds a line for each worker that is at something.
     void describe(std::vector<std::string> &lines, Time now);
     /// Waits for threads that are leaving or have left.
