@@ -438,6 +438,7 @@ sub DESTROY {
 
 # Before Test::Builder's own, which sees the failure.
 END {
+    local ($?, $!, $@);
     for my $server (grep { $_ && $_->{owner} == $$ } values %servers) {
         Hybrid::Client::close_all(@{ $server->{ports} });
         $server->settle;
