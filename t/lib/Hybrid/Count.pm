@@ -39,16 +39,15 @@ sub targets {
     return grep { defined } map { readlink } glob "/proc/$pid/fd/*";
 }
 
-# Everything in /proc/net of that process: { tcp => { inode => { local, remote, port, state } }, ends => { "local
+# What /proc/net says to a process: { tcp => { inode => { local, remote, port, state } }, ends => { "local
 # remote" => inode }, unix => { inode => kind } }.
 sub sockets {
     my ($pid) = @_;
     my %sockets = (tcp => {}, ends => {}, unix => {});
     for my $family ('tcp', 'tcp6') {
         for (split /\n/, Hybrid::Server::slurp("/proc/$pid/net/$family")) {
-            my (undef, $local, $remote, $state, @rest) = split ' ';
-            next if !defined $state || $local !~ /:/; # the head
-            my $inode = $rest[5];
+            my ($local, $remote, $state, $inode) =
+                /^\s*\d+: (\S+) (\S+) (?!06)(\S\S) \S+ \S+ \S+\s+\d+\s+\d+ (\d+)/ or next; # 06: TIME_WAIT, nobody's
             my ($from, $port) = address($local);
             my ($to) = address($remote);
             $sockets{ends}{"$from $to"} = $inode;
@@ -71,10 +70,9 @@ sub address {
     return (inet_ntop(length $bytes == 4 ? AF_INET : AF_INET6, $bytes) . ':' . hex $port, hex $port);
 }
 
-# The descriptors of one process: ({ kind => how many }, [connections that have no client any more], [those that have]).
+# The descriptors of one process, with what sockets() says: ({ kind => how many }, [connections that have no client any more], [those that have]).
 sub descriptors {
-    my ($pid) = @_;
-    my $sockets = sockets($pid);
+    my ($pid, $sockets) = @_;
     my %listening = map { $_->{port} => 1 } grep { $_->{state} eq 'LISTEN' } values %{ $sockets->{tcp} };
     my (%kinds, %seen, @lost, @clients);
     for my $target (targets($pid)) {
@@ -106,9 +104,10 @@ sub remember {
     my ($server, %option) = @_;
     $server->{counted} = {} if !$option{too};
     my $family = family($server);
+    my $sockets = sockets($server->{pid});
     for my $pid (keys %$family) {
         next if $family->{$pid} eq 'child' && (() = glob "/proc/$pid/task/*") < 2;
-        my ($kinds) = descriptors($pid);
+        my ($kinds) = descriptors($pid, $sockets);
         my $most = $server->{counted}{ $family->{$pid} } ||= {};
         for (keys %$kinds) {
             $most->{$_} = $kinds->{$_} if $kinds->{$_} > ($most->{$_} // 0);
@@ -120,11 +119,12 @@ sub surplus {
     my ($server) = @_;
     my @surplus;
     my $family = family($server);
+    my $sockets = sockets($server->{pid});
     my $clients = 0;
     my ($workers) = $server->conf_text =~ /^ThreadsPerChild\s+(\d+)/mi;
     for my $pid (sort { $a <=> $b } keys %$family) {
         my $who = "$family->{$pid} $pid";
-        my ($kinds, $lost, $with_clients) = descriptors($pid);
+        my ($kinds, $lost, $with_clients) = descriptors($pid, $sockets);
         my $expected = $server->{counted}{ $family->{$pid} } || {};
         $clients += @$with_clients;
         push @surplus, map { "$who: $_" } @$lost;
