@@ -13,10 +13,13 @@ use warnings;
 use Carp;
 use IO::Select;
 use IO::Socket::INET;
+use Scalar::Util qw(weaken);
 use Socket qw(SOL_SOCKET SO_LINGER SO_RCVBUF);
 use Hybrid::Wait;
 
 $SIG{PIPE} = 'IGNORE';
+
+my %clients; # by address
 
 sub new {
     my ($class, $port, %option) = @_;
@@ -29,8 +32,20 @@ sub new {
             SSL_alpn_protocols => ['http/1.1']) or croak "TLS: $IO::Socket::SSL::SSL_ERROR";
     }
     $socket->autoflush(1);
-    return bless { socket => $socket, buffer => '', limit => $option{limit} // 30 }, $class;
+    my $self = bless { socket => $socket, buffer => '', limit => $option{limit} // 30, port => $port }, $class;
+    weaken($clients{0 + $self} = $self);
+    return $self;
 }
+
+# This process's clients of these ports that have not been closed.
+sub open_to {
+    my %port = map { $_ => 1 } @_;
+    return grep { $_ && $port{ $_->{port} } && defined fileno $_->{socket} } values %clients;
+}
+
+sub close_all { $_->disconnect for open_to(@_) }
+
+sub DESTROY { delete $clients{ 0 + $_[0] } }
 
 sub socket { $_[0]{socket} }
 

@@ -12,13 +12,17 @@ package Hybrid::Server;
 #       args     => ['-X'],                    # more arguments of apache2
 #       foreground => 0,                       # 1: don't daemonize (-D FOREGROUND); -X needs it, too
 #       probe    => 1,                         # load t/c-modules' mod_hybrid_probe (HybridProbeLog @ROOT@/probe), its
-#                                              # handlers at /sleep, /spin, /conn, /crash, /timer and /read
+#                                              # handlers at /sleep, /spin, /conn, /crash, /timer, /read and /leak
 #       limits   => { nofile => 60 },          # ulimits: nofile, nproc
 #       env      => { LD_PRELOAD => ... },
+#       uncounted => 'why',                    # nobody counts what its processes hold when it is stopped (see settle())
 #   );
 #   $s->start; $s->get('/'); $s->graceful; $s->stop;
 #
 # All waits have a limit; what does not come in time dies with the tail of the error log.
+#
+# A server that is stopped while none of this process's clients is open, or that goes out of scope, has to hold what it
+# held after its start, or a test fails.
 
 use strict;
 use warnings;
@@ -27,6 +31,10 @@ use File::Path qw(remove_tree make_path);
 use File::Temp qw(tempdir);
 use IO::Socket::INET;
 use POSIX qw(:sys_wait_h);
+use Scalar::Util qw(weaken);
+use Test::Builder;
+use Hybrid::Client;
+use Hybrid::Count;
 use Hybrid::Wait;
 
 our $HTTPD   = $ENV{HYBRID_HTTPD} || '/usr/sbin/apache2';
@@ -65,6 +73,7 @@ sub load_modules {
 }
 
 my %taken;
+my %servers; # that this process has made, by address
 
 # A free loopback port. Not reserved: but below the range the kernel picks from, and not twice in one process.
 sub free_port {
@@ -95,6 +104,7 @@ sub new {
     $self->{ports} = [ map { free_port() } 1 .. 3 ];
     $self->file('index.html', "hello\n");
     $self->write_conf($self->conf_text);
+    weaken($servers{0 + $self} = $self);
     return $self;
 }
 
@@ -133,7 +143,7 @@ CONF
 sub probe_conf {
     my ($root) = @_;
     return join '', "LoadModule hybrid_probe_module $ENV{HYBRID_PROBE_SO}\nHybridProbeLog $root/probe\n",
-        map { "<Location /$_>\n    SetHandler hybrid-$_\n</Location>\n" } qw(sleep spin conn crash timer read);
+        map { "<Location /$_>\n    SetHandler hybrid-$_\n</Location>\n" } qw(sleep spin conn crash timer read leak);
 }
 
 sub write_conf {
@@ -141,6 +151,7 @@ sub write_conf {
     open my $out, '>', "$self->{root}/httpd.conf" or die "httpd.conf: $!";
     print $out $text;
     close $out;
+    $self->{reconfigured} = 1;
 }
 
 # Puts a file below DocumentRoot; returns its path.
@@ -236,6 +247,8 @@ sub start {
     wait_for(sub { $self->answers }, 20) or $self->fail('does not answer');
     $self->{pid} = $self->pid;
     $self->wait_log($CONFIGURED) if !$in_place; # all its first children are there
+    Hybrid::Count::remember($self);
+    $self->{reconfigured} = 0;
     return $self;
 }
 
@@ -274,10 +287,31 @@ sub _alive {
     return $stat !~ /\) Z /;
 }
 
+# Waits until every process of the server holds what it held after the start: no descriptor more, no connection whose
+# client has gone, no worker at work, no child that hangs at its end. What is left after $limit seconds fails a test, line
+# by line. Nothing to say of a server that is not there, is ending, or was made with `uncounted`.
+sub settle {
+    my ($self, $limit) = @_;
+    my $pid = $self->{pid};
+    return 1 if $self->{uncounted} || !$pid || !$self->{counted} || $self->{mpm} !~ /^(?:hybrid|event)$/;
+    my @surplus;
+    my $settled = wait_for(sub {
+        return 1 if !_alive($pid) || $self->log =~ /AH00491|AH00492|HYB0016/;
+        @surplus = Hybrid::Count::surplus($self);
+        return !@surplus;
+    }, $limit || 20);
+    return 1 if $settled;
+    my $test = Test::Builder->new;
+    $test->ok(0, 'all that the server holds is accounted for');
+    $test->diag($_) for @surplus, 'the log:', $self->log_tail;
+    return 0;
+}
+
 # Seconds until the server has gone after SIGTERM; dies when it has not after $limit.
 sub stop {
     my ($self, $limit, $signal) = @_;
     my $pid = $self->{pid} || $self->pid or return 0;
+    $self->settle if !Hybrid::Client::open_to(@{ $self->{ports} });
     my $begin = monotonic();
     kill $signal || 'TERM', $pid;
     wait_for(sub { !_alive($pid) }, $limit || 15) or $self->fail('does not stop');
@@ -294,18 +328,18 @@ sub _reload {
     my $before = () = $self->log =~ /$CONFIGURED/g;
     $self->signal($signal);
     $self->wait_log(sub { my $now = () = $_[0] =~ /$CONFIGURED/g; $now > $before }, 20);
+    Hybrid::Count::remember($self, too => 1) if $self->{reconfigured};
+    $self->{reconfigured} = 0;
 }
 
 # Pids of the children: processes whose parent is the server and that run the same program.
 sub children {
     my ($self, $parent) = @_;
-    $parent ||= $self->{pid};
+    $parent ||= $self->{pid} or return;
     my @pids;
-    for my $folder (glob '/proc/[0-9]*') {
-        open my $in, '<', "$folder/stat" or next;
-        my $stat = <$in> // next;
-        my ($pid, $name, $state, $ppid) = $stat =~ /^(\d+) \((.*)\) (\S) (\d+)/ or next;
-        push @pids, $pid if $ppid == $parent && $name eq 'apache2' && $state ne 'Z';
+    for my $pid (map { split ' ', slurp($_) } glob "/proc/$parent/task/*/children") {
+        my ($name, $state) = slurp("/proc/$pid/stat") =~ /^\d+ \((.*)\) (\S)/ or next;
+        push @pids, $pid if $name eq 'apache2' && $state ne 'Z';
     }
     @pids = sort { $a <=> $b } @pids;
     return @pids;
@@ -374,17 +408,25 @@ sub get {
     return $client->response;
 }
 
-sub fail {
-    my ($self, $why) = @_;
+sub log_tail {
+    my ($self) = @_;
     my @tail = split /\n/, $self->log;
     splice @tail, 0, @tail - 25 if @tail > 25;
-    croak join "\n", "$self->{mpm} server: $why", slurp("$self->{root}/logs/console"), @tail, '';
+    return @tail;
+}
+
+sub fail {
+    my ($self, $why) = @_;
+    croak join "\n", "$self->{mpm} server: $why", slurp("$self->{root}/logs/console"), $self->log_tail, '';
 }
 
 sub DESTROY {
     my ($self) = @_;
     return if $self->{owner} != $$;
+    delete $servers{0 + $self};
     local ($?, $!, $@);
+    Hybrid::Client::close_all(@{ $self->{ports} });
+    $self->settle if ${^GLOBAL_PHASE} eq 'RUN'; # what lives until then has been counted below
     my $pid = $self->{pid} || $self->pid || $self->{launched};
     if ($pid && _alive($pid)) {
         my @family = ($pid, $self->children($pid));
@@ -392,6 +434,15 @@ sub DESTROY {
         wait_for(sub { !_alive($pid) }, 5) or kill 'KILL', @family;
     }
     remove_tree($self->{root}) if !$ENV{HYBRID_KEEP};
+}
+
+# Before Test::Builder's own, which sees the failure.
+END {
+    local ($?, $!, $@);
+    for my $server (grep { $_ && $_->{owner} == $$ } values %servers) {
+        Hybrid::Client::close_all(@{ $server->{ports} });
+        $server->settle;
+    }
 }
 
 1;
