@@ -21,37 +21,44 @@ help:
 
 #: all          builds build/out/mod_mpm_hybrid.so (the default)
 #: check        installs what is missing, then builds and tests everything (MPM=event tests mpm_event instead)
-check: deps
+check:
+	@build/install-deps check
 	@build/check
 
 #: demo         installs what is missing, then shows the module at work (DEMO_SECONDS=n: ends by itself)
-demo: deps
+demo:
+	@build/install-deps demo
 	@$(MAKE) --no-print-directory all
 	@exec bench/demo
 
 #: bench        hybrid, event, worker, prefork and nginx under all loads, a quarter of an hour; needs gnuplot; the result goes
 #:              to bench/results, its picture to doc/bench.svg
-bench: deps
+bench:
+	@build/install-deps bench
 	@$(MAKE) --no-print-directory all
 	@bench/record
 
 #: bench-quick  the most telling of that in two minutes, printed only
-bench-quick: deps
+bench-quick:
+	@build/install-deps bench
 	@$(MAKE) --no-print-directory all
 	@build/with-build $(CURDIR)/bench/run --rounds=2 --seconds=1 --servers=hybrid,event,nginx \
 	    --loads=c1,c8,c32,c128,c512,think,close,nofile,tls,backend
 
 #: bench-clients  slow clients, idle ones, reloads and overload: hybrid, event, nginx, ten minutes; writes to bench/results
-bench-clients: deps
+bench-clients:
+	@build/install-deps bench
 	@$(MAKE) --no-print-directory all
 	@bench/record-clients
 
-#: fresh-check  the two above in a Debian 12 that has nothing but make (needs debootstrap and root)
+#: fresh-check  the README's commands in a Debian that has nothing but make, which must be as before afterwards; needs
+#:              debootstrap and root; DIST=bullseye, bookworm (the default), trixie or sid
+DIST ?= bookworm
 fresh-check:
-	@build/fresh-debian
+	@build/fresh-debian $(DIST)
 
 deps:
-	@build/install-deps
+	@build/install-deps check
 
 #: clean        removes what was built
 clean:
