@@ -1,5 +1,7 @@
 #include "hybrid/slot.hpp"
 
+#include <unistd.h>
+
 namespace hybrid {
 
 Slot::Slot(int index, int thread_limit, Shared &shared)
