@@ -4,8 +4,16 @@
 MAKEFLAGS += --no-builtin-rules
 SHELL := /bin/bash
 
-# These two bring what they need with them, so they must not ask for it before.
+# These bring what they need with them, so they must not ask for it before.
 SELF_SUFFICIENT := check demo bench bench-quick bench-clients deps help fresh-check clean distclean
+
+# Installing takes what is built: root's environment may have another compiler, or none.
+JUST_INSTALLS := $(if $(filter-out install uninstall,$(or $(MAKECMDGOALS),all)),,yes)
+LOOK := $(if $(JUST_INSTALLS),,FORCE)
+# A make that builds a variant is called by one that has looked, and may name another compiler only for that.
+LOOK_AT_TOOLS := $(if $(filter command,$(origin VARIANT)),,$(LOOK))
+ASKED_CXX := $(if $(filter command environment,$(origin CXX)),$(CXX))
+
 ifneq ($(filter-out $(SELF_SUFFICIENT),$(or $(MAKECMDGOALS),all)),)
 include build/config.mk
 include build/module.mk
@@ -14,7 +22,7 @@ include build/install.mk
 include build/tidy.mk
 endif
 
-.PHONY: help deps check demo bench bench-quick bench-clients fresh-check clean distclean
+.PHONY: FORCE help deps check demo bench bench-quick bench-clients fresh-check clean distclean
 
 help:
 	@sed -n 's/^#: //p' $(MAKEFILE_LIST) build/*.mk
@@ -66,10 +74,10 @@ clean:
 
 #: distclean    removes what configure made, too
 distclean: clean
-	rm -rf configure config.log config.status autom4te.cache build/config.mk
+	rm -rf configure config.log config.status autom4te.cache build/config.mk build/config.seen
 
 configure: configure.ac
 	autoconf
 
-build/config.mk: configure build/config.mk.in
-	./configure --quiet $(CONFIGURE_ARGS)
+build/config.mk: configure build/config.mk.in $(LOOK_AT_TOOLS)
+	@build/configure-when-needed '$(ASKED_CXX)' $(CONFIGURE_ARGS)

@@ -30,8 +30,8 @@
 #pragma clang diagnostic ignored "-Wnull-pointer-subtraction"
 #endif
 
-// What APLOG_USE_MODULE(mpm_hybrid) says, without the typedef's name: clang 18 and newer take `module NAME` at this place
-// for the beginning of a C++20 module.
+// What APLOG_USE_MODULE(mpm_hybrid) says, without the typedef's name: clang 18 and newer take `module NAME` here for
+// the beginning of a C++20 module.
 extern "C" __attribute__((visibility("default"))) module_struct AP_MODULE_DECLARE_DATA mpm_hybrid_module;
 [[maybe_unused]] static int *const aplog_module_index = &mpm_hybrid_module.module_index;
 
