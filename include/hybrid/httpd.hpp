@@ -8,6 +8,8 @@
 
 #include "ap_listen.h"
 #include "ap_mpm.h"
+#include "ap_provider.h"
+#include "ap_release.h"
 #include "http_config.h"
 #include "http_connection.h"
 #include "http_core.h"
