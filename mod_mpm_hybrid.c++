@@ -1,5 +1,4 @@
-// The door: hooks, directives, the module record. No logic. httpd knows the module by the name of this file, so it
-// must not change (ap_add_module() in server/config.c takes it from __FILE__).
+// The door: hooks, directives, the module record. No logic.
 
 #include "hybrid/child.hpp"
 #include "hybrid/client_io.hpp"
@@ -133,8 +132,9 @@ static int hybrid_post_read_request(request_rec *r) noexcept
     return Connection::on_post_read_request(r, door.config.retry_after);
 }
 
-static void hybrid_register_hooks(apr_pool_t *)
+static void hybrid_register_hooks(apr_pool_t *pool)
 {
+    ap_register_provider(pool, "mpm", "hybrid", kVersion, &mpm_hybrid_module); // mod_info shows these, nobody calls it
     // Before core's open_logs redirects stderr, or messages would not reach the console (H02).
     static const char *const before_core[] = {"core.c", nullptr};
     ap_hook_pre_config(hybrid_pre_config, nullptr, nullptr, APR_HOOK_REALLY_FIRST);
@@ -183,6 +183,12 @@ static const char *hybrid_set_waiting(cmd_parms *cmd, void *, const char *most, 
 {
     const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
     return error ? error : door.config.set_waiting(most, retry_after);
+}
+
+static const char *hybrid_set_drain(cmd_parms *cmd, void *, const char *limit) noexcept
+{
+    const char *error = ap_check_cmd_context(cmd, GLOBAL_ONLY);
+    return error ? error : door.config.set_drain(limit);
 }
 
 static const char *hybrid_set_stop(cmd_parms *cmd, void *, const char *limit, const char *goodbye) noexcept
@@ -235,9 +241,8 @@ static const command_rec hybrid_directives[] = {
     HYBRID_NUMBER("ThreadLimit", thread_limit,
                   "Maximum number of worker threads per child process for this run of Apache - Upper limit for "
                   "ThreadsPerChild"),
-    HYBRID_NUMBER(
-        "GracefulRestartTimeout", drain_limit,
-        "Seconds after which a child that ends gracefully ends what is left; 0: it takes as long as it takes"),
+    AP_INIT_TAKE1("GracefulRestartTimeout", hybrid_set_drain, nullptr, RSRC_CONF,
+                  "Time after which a child that ends gracefully ends what is left; 0: it takes as long as it takes"),
     AP_INIT_TAKE1("AsyncRequestWorkerFactor", hybrid_set_factor, nullptr, RSRC_CONF,
                   "Accepted for mpm_event's sake; idle connections need no workers"),
     AP_INIT_TAKE12(
@@ -247,14 +252,14 @@ static const command_rec hybrid_directives[] = {
     AP_INIT_TAKE1(
         "AwaitRequest", hybrid_set_await, nullptr, RSRC_CONF,
         "What of a request must be here before a worker begins with it: body (so far as it fits), head or off"),
-    AP_INIT_TAKE12(
-        "StopGracefully", hybrid_set_stop, nullptr, RSRC_CONF,
-        "SIGTERM ends the server gracefully, within so many seconds; for the first of them (second number) it "
-        "goes on serving and says goodbye"),
+    AP_INIT_TAKE12("StopGracefully", hybrid_set_stop, nullptr, RSRC_CONF,
+                   "SIGTERM ends the server gracefully, within this time; for the first of it (second argument) the "
+                   "server goes on "
+                   "serving and says goodbye"),
     AP_INIT_TAKE12(
         "MaxWaitingRequests", hybrid_set_waiting, nullptr, RSRC_CONF,
-        "How many requests may wait for a worker in each child, and the seconds that others are told to come "
-        "back after (503)"),
+        "How many requests may wait for a worker in each child, and the time that others are told to come back "
+        "after (503)"),
     AP_INIT_FLAG("DormantConnections", hybrid_set_dormant, nullptr, RSRC_CONF,
                  "Idle connections give their memory back, where that can't be noticed"),
     AP_INIT_RAW_ARGS("RequestReadTimeout", hybrid_set_request_timeouts, nullptr, RSRC_CONF,
@@ -265,7 +270,14 @@ static const command_rec hybrid_directives[] = {
 
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers" // httpd's record grows at its end
 module AP_MODULE_DECLARE_DATA mpm_hybrid_module = {
-    MPM20_MODULE_STUFF,
+    // MPM20_MODULE_STUFF, but for the name: that is the file's there, and <IfModule> and mod_info want a .c at its end.
+    MODULE_MAGIC_NUMBER_MAJOR,
+    MODULE_MAGIC_NUMBER_MINOR,
+    -1,
+    "mod_mpm_hybrid.c",
+    nullptr,
+    nullptr,
+    MODULE_MAGIC_COOKIE,
     nullptr,
     nullptr,
     nullptr,

@@ -49,7 +49,7 @@ void Child::end_gracefully(bool hands_over)
         return;
     ending_ = Ending::Graceful;
     if (birth_.config.drain_limit > 0)
-        ends_by_ = later(now(), seconds(birth_.config.drain_limit));
+        ends_by_ = later(now(), birth_.config.drain_limit);
     set_mpm_state(birth_.retained, AP_MPMQ_STOPPING); // from now on answers say "Connection: close"
     part(birth_.config.drain_limit);
     listener_->drain(hands_over);

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
+#include <string_view>
 
 namespace hybrid {
 
@@ -167,6 +169,24 @@ int small_number(const char *text, long max)
     return *text && !*end && number >= 1 && number <= max ? static_cast<int>(number) : 0;
 }
 
+/// A length of time in httpd's units, up to `kMaxTime`: 30 or 30s, 500ms, 2min, 1h; nothing when it is something else.
+std::optional<Duration> time_of(const char *text)
+{
+    static constexpr struct {
+        std::string_view name;
+        Duration length;
+    } units[] = {{"", seconds(1)},    {"s", seconds(1)},    {"ms", milliseconds(1)},
+                 {"mi", seconds(60)}, {"min", seconds(60)}, {"h", seconds(3600)}};
+    if (*text < '0' || *text > '9')
+        return std::nullopt;
+    char *unit;
+    const std::int64_t number = apr_strtoi64(text, &unit, 10); // what is too long is more than the limit, too
+    for (const auto &[name, length] : units)
+        if (unit == name && number <= Config::kMaxTime / length)
+            return number * length;
+    return std::nullopt;
+}
+
 /// One child for each token, if that many are allowed; else they share (several runners in one process cost more:
 /// doc/notes).
 void spread_tokens(Config &config)
@@ -192,7 +212,7 @@ const char *Config::set_await(const char *argument)
     return nullptr;
 }
 
-const char *Config::set_waiting(const char *most, const char *seconds)
+const char *Config::set_waiting(const char *most, const char *retry)
 {
     if (!ap_cstr_casecmp(most, "off")) {
         max_waiting = 0;
@@ -201,8 +221,20 @@ const char *Config::set_waiting(const char *most, const char *seconds)
     max_waiting = small_number(most, kMaxWaiting);
     if (max_waiting == 0)
         return "MaxWaitingRequests must be \"off\" or a number from 1 to 1000000";
-    retry_after = seconds ? small_number(seconds, kMaxWaiting) : 1;
-    return retry_after ? nullptr : "MaxWaitingRequests: Retry-After must be a number of seconds from 1 on";
+    const auto delay = retry ? time_of(retry) : seconds(1);
+    if (!delay || *delay == 0 || *delay % seconds(1) != 0)
+        return "MaxWaitingRequests: Retry-After must be a time of whole seconds, such as 5 or 2min";
+    retry_after = static_cast<int>(*delay / seconds(1));
+    return nullptr;
+}
+
+const char *Config::set_drain(const char *limit)
+{
+    const auto time = time_of(limit);
+    if (!time)
+        return "GracefulRestartTimeout must be a time, such as 30, 500ms or 2min (0: none)";
+    drain_limit = *time;
+    return nullptr;
 }
 
 const char *Config::set_stop(const char *limit, const char *goodbye)
@@ -210,15 +242,14 @@ const char *Config::set_stop(const char *limit, const char *goodbye)
     stop_limit = goodbye_time = 0;
     if (!ap_cstr_casecmp(limit, "off"))
         return nullptr;
-    stop_limit = small_number(limit, kMaxStopTime);
-    if (stop_limit == 0)
-        return "StopGracefully must be \"off\" or a number of seconds from 1 to 1000000";
-    if (!goodbye || !std::strcmp(goodbye, "0"))
-        return nullptr;
-    goodbye_time = small_number(goodbye, kMaxStopTime);
-    return goodbye_time > 0 && goodbye_time < stop_limit
-               ? nullptr
-               : "StopGracefully: the second number must be less than the first";
+    const auto whole = time_of(limit), first = goodbye ? time_of(goodbye) : 0;
+    if (!whole || *whole == 0)
+        return "StopGracefully must be \"off\" or a time, such as 30 or 2min";
+    if (!first || *first >= *whole)
+        return "StopGracefully: the second time must be less than the first";
+    stop_limit = *whole;
+    goodbye_time = *first;
+    return nullptr;
 }
 
 const char *Config::set_tokens(const char *all, const char *per_child)

@@ -13,10 +13,10 @@ using namespace std::literals;
 // Modules whose connection hooks are known: they keep nothing between requests of HTTP/1 without TLS, or show that they
 // do.
 constexpr std::string_view kKnown[] = {
-    "core.c"sv,      "http_core.c"sv,  "mod_reqtimeout.c"sv, "mod_logio.c"sv,        "mod_ssl.c"sv,
-    "mod_http2.c"sv, "mod_dumpio.c"sv, "mod_remoteip.c"sv,   "mod_mpm_hybrid.c++"sv,
+    "core.c"sv,      "http_core.c"sv,  "mod_reqtimeout.c"sv, "mod_logio.c"sv,      "mod_ssl.c"sv,
+    "mod_http2.c"sv, "mod_dumpio.c"sv, "mod_remoteip.c"sv,   "mod_mpm_hybrid.c"sv,
 };
-constexpr std::string_view kKeepNothing[] = {"core.c"sv, "mod_reqtimeout.c"sv, "mod_logio.c"sv, "mod_mpm_hybrid.c++"sv};
+constexpr std::string_view kKeepNothing[] = {"core.c"sv, "mod_reqtimeout.c"sv, "mod_logio.c"sv, "mod_mpm_hybrid.c"sv};
 constexpr std::string_view kFilters[] = {
     "reqtimeout"sv, "log_input_output"sv, "core_in"sv, "core"sv, "dumpio_in"sv, "dumpio_out"sv, "hybrid_output"sv,
 };

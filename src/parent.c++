@@ -34,10 +34,11 @@ apr_status_t hold_stop_signals(void *retained)
     return APR_SUCCESS;
 }
 
-void say_limit(int limit)
+void say_limit(Duration limit)
 {
     ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf,
-                 HYBLOGNO(0016) "caught SIGTERM, shutting down gracefully, within %d seconds", limit);
+                 HYBLOGNO(0016) "caught SIGTERM, shutting down gracefully, within %.10g seconds",
+                 static_cast<double>(limit) / seconds(1));
 }
 
 } // namespace
@@ -116,6 +117,8 @@ int Parent::run(apr_pool_t *plog, server_rec *server)
 
     ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf,
                  APLOGNO(00489) "%s configured -- resuming normal operations", ap_get_server_description());
+    ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, ap_server_conf, HYBLOGNO(0035) "mod_mpm_hybrid %s, built for Apache %s",
+                 kVersion, AP_SERVER_BASEREVISION);
     ap_log_error(APLOG_MARK, APLOG_INFO, 0, ap_server_conf, APLOGNO(00490) "Server built: %s", ap_get_server_built());
     ap_log_command_line(plog, server);
     ap_log_mpm_common(server);
@@ -274,7 +277,7 @@ int Parent::stop_within_limit()
     mpm.is_ungraceful = 0;
     say_limit(config_.stop_limit);
     if (config_.goodbye_time > 0) {
-        serve_until_ = later(begin, seconds(config_.goodbye_time));
+        serve_until_ = later(begin, config_.goodbye_time);
         children_.say_goodbye();
         serve();
         if (mpm.shutdown_pending && mpm.is_ungraceful) {
@@ -284,12 +287,12 @@ int Parent::stop_within_limit()
         mpm.shutdown_pending = 0; // asked to stop gracefully: that it does
     }
     set_mpm_state(retained_, AP_MPMQ_STOPPING);
-    return stop_gracefully(later(begin, seconds(config_.stop_limit)), 0);
+    return stop_gracefully(later(begin, config_.stop_limit), 0);
 }
 
-// The first signal that says "stop" is patient for `more` seconds, if that is not 0: service managers send SIGWINCH and
+// The first signal that says "stop" is patient for `more` time, if that is not 0: service managers send SIGWINCH and
 // then SIGTERM at once (W21). The next one ends the server.
-int Parent::stop_gracefully(Time cutoff, int more)
+int Parent::stop_gracefully(Time cutoff, Duration more)
 {
     ap_close_listeners();
     children_.retire_all(AP_SIG_GRACEFUL_STOP);
@@ -301,8 +304,8 @@ int Parent::stop_gracefully(Time cutoff, int more)
         ap_relieve_child_processes(reclaimed_);
         if (more > 0 && retained_.mpm->shutdown_pending) {
             retained_.mpm->shutdown_pending = 0;
-            cutoff = std::min(cutoff, later(now(), seconds(more)));
-            say_limit(std::exchange(more, 0));
+            cutoff = std::min(cutoff, later(now(), more));
+            say_limit(std::exchange<Duration>(more, 0));
         }
     } while (!retained_.mpm->shutdown_pending && children_.any_left() && now() < cutoff);
     ap_reclaim_child_processes(1, reclaimed_);

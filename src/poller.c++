@@ -19,8 +19,9 @@ int Poller::open()
 
 int Poller::control(int operation, int fd, PollTarget &target, std::uint32_t events)
 {
+    PollTarget *before = nullptr;
     if (operation == EPOLL_CTL_ADD && fd >= 0)
-        set_target(fd, &target);
+        before = set_target(fd, &target);
     epoll_event event{};
     event.events = events;
     event.data.fd = fd;
@@ -28,16 +29,16 @@ int Poller::control(int operation, int fd, PollTarget &target, std::uint32_t eve
         return 0;
     const int error = errno;
     if (operation == EPOLL_CTL_ADD && fd >= 0)
-        set_target(fd, nullptr);
+        set_target(fd, before); // whose it is, when it is registered already
     return error;
 }
 
-void Poller::set_target(int fd, PollTarget *target)
+PollTarget *Poller::set_target(int fd, PollTarget *target)
 {
     const Lock lock(mu_);
     if (targets_.size() <= static_cast<std::size_t>(fd))
         targets_.resize(fd + 1);
-    targets_[fd] = target;
+    return std::exchange(targets_[fd], target);
 }
 
 // The kernel wakes who has been in the queue longest.

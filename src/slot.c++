@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <unistd.h>
 
 namespace hybrid {
 

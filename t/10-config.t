@@ -75,8 +75,8 @@ subtest 'GLOBAL_ONLY: an error with file and line in sections' => sub {
 };
 
 subtest 'D19: Debian\'s mpm_event.conf as it stands' => sub {
-    plan skip_all => 'no mods-available/mpm_event.conf' if !-r '/etc/apache2/mods-available/mpm_event.conf';
-    like check('Include /etc/apache2/mods-available/mpm_event.conf'), qr/status 0\nSyntax OK/;
+    my $conf = Hybrid::Packages::file('/etc/apache2/mods-available/mpm_event.conf');
+    like check("Include $conf"), qr/status 0\nSyntax OK/;
 };
 
 # The same on a running server: what is said at a reload, and what it leaves in force.
@@ -120,6 +120,17 @@ subtest 'directives of our own' => sub {
         for '0', '-1', 'many', '2 0', '5000', '4 x', '1.5', '1 2 3', '';
     like $configtest->("AwaitRequest $_"), qr/Syntax OK/, "AwaitRequest $_" for qw(body Head OFF);
     like $configtest->("AwaitRequest $_"), qr/AH00526: Syntax error on line \d+.*\n.*AwaitRequest/, "AwaitRequest $_: refused" for 'on', '1', 'head body';
+    my $refused = sub { my ($line) = @_; (my $name = $line) =~ s/ .*//; like $configtest->($line), qr/AH00526: Syntax error on line \d+.*\n.*$name/, "$line: refused" };
+    my @times = ('1', '30', '1s', '500ms', '2mi', '2min', '1h');
+    my @not_times = ('abc', '-5', '5m', '5 5', '1.5', '+5', '5x', '5sec', '5S', 's', '0x10', '99999999999999999999', '1000001', '1000000h');
+    like $configtest->("GracefulRestartTimeout $_"), qr/Syntax OK/, "GracefulRestartTimeout $_" for 0, @times;
+    $refused->("GracefulRestartTimeout $_") for '', @not_times;
+    like $configtest->("StopGracefully $_"), qr/Syntax OK/, "StopGracefully $_" for 'off', @times, '5 0', '2min 30', '1s 500ms';
+    $refused->("StopGracefully $_") for '', '0', '0s', '5 5', '5 6', '1s 1000ms', '5 x', '5 -1', grep { $_ ne '5 5' } @not_times;
+    like $configtest->("MaxWaitingRequests 10 $_"), qr/Syntax OK/, "MaxWaitingRequests 10 $_" for grep { $_ ne '500ms' } @times;
+    $refused->("MaxWaitingRequests 10 $_") for '0', '500ms', '1500ms', @not_times;
+    $refused->("MaxWaitingRequests $_") for '', '0', '-1', 'x', '5s';
+    like $configtest->("<VirtualHost *:1>\n$_\n</VirtualHost>"), qr/AH00526/, "$_: global only" for 'GracefulRestartTimeout 5', 'StopGracefully 5', 'MaxWaitingRequests 5';
     like $configtest->("<VirtualHost *:1>\nAwaitRequest off\n</VirtualHost>"), qr/AH00526/, 'global only';
     like $configtest->("<VirtualHost *:1>\nRunTokens 1\n</VirtualHost>"), qr/AH00526/, 'global only';
     like $configtest->("RunTokens $_"), qr/Syntax OK/, "'$_' is understood" for 'auto', 'AUTO 2', '3', '64 8';

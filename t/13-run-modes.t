@@ -83,6 +83,33 @@ subtest 'M05, T19: daemonized' => sub {
     delete $s->{pid};
 };
 
+subtest 'W33, W35: the module is known by a name like others, and says its version' => sub {
+    plan skip_all => 'about our module' if $mpm ne 'hybrid';
+    my $s = server(modules => ['info'], conf => <<'CONF');
+<IfModule mpm_hybrid_module>
+    Define BY_IDENTIFIER
+</IfModule>
+<IfModule mod_mpm_hybrid.c>
+    Define BY_FILE
+</IfModule>
+<Location /info>
+    SetHandler server-info
+</Location>
+CONF
+    my ($status, $defines) = $s->run('-t', '-D', 'DUMP_RUN_CFG');
+    like $defines, qr/^Define: BY_IDENTIFIER$/m, '<IfModule mpm_hybrid_module>';
+    like $defines, qr/^Define: BY_FILE$/m, '<IfModule mod_mpm_hybrid.c>';
+    my ($version) = Hybrid::Server::slurp("$ENV{HYBRID_TOP}/configure.ac") =~ /AC_INIT\(\[mod_mpm_hybrid\], \[([\d.]+)\]\)/;
+    $s->start;
+    like $s->log, qr/HYB0035: mod_mpm_hybrid \Q$version\E, built for Apache 2\.4\.\d+$/m, 'the log names the version at the start';
+    $s->graceful;
+    is scalar(() = $s->log =~ /HYB0035: /g), 2, 'and at a reload, which loads the module anew';
+    like $s->get('/info?list')->{body}, qr/\bmod_mpm_hybrid\.c\b(?!\+)/, 'mod_info lists the module';
+    like $s->get('/info?mod_mpm_hybrid.c')->{body}, qr/Module Name:.*mod_mpm_hybrid\.c\b.*RequestReadTimeout/s, 'shows it when asked for it by name';
+    like $s->get('/info?providers')->{body}, qr/mpm\b[^\n]*\Q$version\E.*hybrid/s, 'and its version';
+    is $s->get('/')->{header}{server}, Hybrid::Server->new(mpm => 'event')->start->get('/')->{header}{server}, 'clients are not told';
+};
+
 subtest 'two MPMs' => sub {
     my $s = server();
     my $other = $mpm eq 'event' ? 'worker' : 'event';

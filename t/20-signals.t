@@ -113,7 +113,7 @@ subtest 'StopGracefully: TERM is graceful, within a limit' => sub {
     ok wait_for(sub { $s->log =~ /Child \d stopped.*Child \d started/s }, 5), "a child dies meanwhile, and is replaced";
     is $s->get('/')->{body}, "hello\n", 'it serves';
     cmp_ok $s->stop, '<', 8, 'a second TERM ends this, too';
-    for (['5 5', qr/the second number must be less/], ['x', qr/must be "off" or a number/], ['off', qr/Syntax OK/]) {
+    for (['5 5', qr/the second time must be less/], ['x', qr/must be "off" or a time/], ['off', qr/Syntax OK/]) {
         my ($argument, $wanted) = @$_;
         like +(Hybrid::Server->new(mpm_conf => "StopGracefully $argument\n")->run('-t'))[1], $wanted, "StopGracefully $argument";
     }

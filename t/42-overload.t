@@ -73,7 +73,7 @@ subtest 'MaxWaitingRequests is off by default, and checked' => sub {
     my @busy = $s->hold(1_500, 3);
     my @waiting = map { my $c = Hybrid::Client->new($s->port); ask($c, '/'); $c } 1 .. 40;
     is scalar(grep { $_->response->{status} == 200 } @waiting, @busy), 43, 'all wait, and are answered';
-    for (['0', qr/MaxWaitingRequests must be "off" or a number from 1/], ['1 0', qr/Retry-After must be a number of seconds/],
+    for (['0', qr/MaxWaitingRequests must be "off" or a number from 1/], ['1 0', qr/Retry-After must be a time of whole seconds/],
         ['off', qr/Syntax OK/], ['1000 10', qr/Syntax OK/]) {
         my ($argument, $wanted) = @$_;
         like +(server("${three}MaxWaitingRequests $argument")->run('-t'))[1], $wanted, "MaxWaitingRequests $argument";

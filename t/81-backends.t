@@ -6,6 +6,7 @@ use Test::More;
 use IO::Socket::INET;
 use Hybrid::Client;
 use Hybrid::Load qw(run_command wrk);
+use Hybrid::Packages qw(program);
 use Hybrid::Server;
 use Hybrid::Wait;
 
@@ -80,7 +81,7 @@ CONF
     my $fpm = fork // die;
     if (!$fpm) {
         open STDERR, '>>', "$root/logs/fpm";
-        exec qw(php-fpm8.2 -n -F -y), "$root/fpm.conf" or POSIX::_exit(127);
+        exec program('php-fpm'), '-n', '-F', '-y', "$root/fpm.conf" or POSIX::_exit(127);
     }
     ok wait_for(sub { -S "$root/run/fpm.sock" }, 20), 'php-fpm is there';
     $s->start;

@@ -1,10 +1,14 @@
 // What the directives say: filled while the configuration is read, clamped once by check(), constant from then on.
 #pragma once
 
+#include "hybrid/clock.hpp"
 #include "hybrid/httpd.hpp"
 #include "hybrid/retained.hpp"
 
 namespace hybrid {
+
+/// This module's version; configure.ac has it.
+inline constexpr char kVersion[] = APR_STRINGIFY(HYBRID_VERSION);
 
 /// What of a request must be here before a worker begins with it.
 enum class Await : unsigned char { Nothing, Head, Body };
@@ -15,7 +19,7 @@ struct Config {
     static constexpr int kMaxThreadLimit = 100000;
     static constexpr int kMaxTokens = 4096;
     static constexpr int kMaxWaiting = 1000000;
-    static constexpr int kMaxStopTime = 1000000;
+    static constexpr Duration kMaxTime = seconds(1000000);
 
     int start_servers = 3;
     int server_limit = 16;
@@ -27,9 +31,9 @@ struct Config {
     int run_tokens = 0;        ///< RunTokens' first argument; 0: as many as there are cores to use
     int tokens_per_child = 1;  ///< its second
     int dormant = 1;           ///< DormantConnections
-    int drain_limit = 0;       ///< GracefulRestartTimeout, in seconds; 0: none
-    int stop_limit = 0;        ///< StopGracefully: SIGTERM is graceful for so many seconds; 0: it is not
-    int goodbye_time = 0;      ///< its second: the first of these, in which all is served still
+    Duration drain_limit = 0;  ///< GracefulRestartTimeout; 0: none
+    Duration stop_limit = 0;   ///< StopGracefully: SIGTERM is graceful for so long; 0: it is not
+    Duration goodbye_time = 0; ///< its second: the first of that, in which all is served still
     int max_waiting = 0;       ///< MaxWaitingRequests' first argument, per child; 0: no bound
     int retry_after = 1;       ///< its second, in seconds
     Await await = Await::Body; ///< AwaitRequest
@@ -40,9 +44,9 @@ struct Config {
     bool one_process = false;              ///< -X or -D ONE_PROCESS
 
     /// Directives with arguments of their own kind; the answer is httpd's: nullptr or what is wrong.
-    /// AwaitRequest's argument; what is wrong with it, or nullptr.
     const char *set_await(const char *argument);
     const char *set_waiting(const char *most, const char *retry_after);
+    const char *set_drain(const char *limit);
     const char *set_stop(const char *limit, const char *goodbye);
     const char *set_tokens(const char *all, const char *per_child);
     /// AsyncRequestWorkerFactor: checked as mpm_event does, and not needed: an idle connection needs no worker.

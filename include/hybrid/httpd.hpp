@@ -8,6 +8,8 @@
 
 #include "ap_listen.h"
 #include "ap_mpm.h"
+#include "ap_provider.h"
+#include "ap_release.h"
 #include "http_config.h"
 #include "http_connection.h"
 #include "http_core.h"
@@ -26,12 +28,14 @@
 #include "apr_thread_proc.h"
 
 // APR's rings of buckets subtract null pointers in our files.
-#if defined(__clang__)
+#if __clang_major__ >= 13
 #pragma clang diagnostic ignored "-Wnull-pointer-subtraction"
 #endif
 
-extern "C" __attribute__((visibility("default"))) module AP_MODULE_DECLARE_DATA mpm_hybrid_module;
-APLOG_USE_MODULE(mpm_hybrid);
+// What APLOG_USE_MODULE(mpm_hybrid) says, without the typedef's name: clang 18 and newer take `module NAME` here for
+// the beginning of a C++20 module.
+extern "C" __attribute__((visibility("default"))) module_struct AP_MODULE_DECLARE_DATA mpm_hybrid_module;
+[[maybe_unused]] static int *const aplog_module_index = &mpm_hybrid_module.module_index;
 
 // What older httpds lack; configure asks the headers.
 #ifndef HYBRID_HAVE_AP_THREAD_CREATE

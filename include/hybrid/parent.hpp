@@ -32,7 +32,7 @@ class Parent {
     bool give_up_if_sick();
     int stop_now();
     int stop_within_limit();
-    int stop_gracefully(Time cutoff, int more);
+    int stop_gracefully(Time cutoff, Duration more);
     int restart();
 
     Config &config_;

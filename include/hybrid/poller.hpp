@@ -75,7 +75,8 @@ class Poller {
   private:
     static constexpr int kBatch = 128;
     int control(int operation, int fd, PollTarget &target, std::uint32_t events) EXCLUDES(mu_);
-    void set_target(int fd, PollTarget *target) EXCLUDES(mu_);
+    /// The target that the descriptor had before.
+    PollTarget *set_target(int fd, PollTarget *target) EXCLUDES(mu_);
 
     Fd epoll_;
     Fd wake_;

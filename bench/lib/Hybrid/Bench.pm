@@ -295,12 +295,12 @@ use warnings;
 sub new {
     my ($class, $server) = @_;
     my $root = $server->root;
-    my ($program) = glob '/usr/sbin/php-fpm*' or die "no php-fpm\n";
+    my $program = Hybrid::Packages::program('php-fpm');
     $server->file('x.php', "<?php echo strlen(file_get_contents('php://input'));\n");
     $server->file('../fpm.conf', "[global]\nerror_log = $root/logs/fpm\n[www]\nuser = www-data\ngroup = www-data\nlisten = $root/run/fpm\n"
             . "listen.mode = 0666\npm = static\npm.max_children = 4\n");
     my $pid = fork // die "fork: $!";
-    if (!$pid) { open STDERR, '>', '/dev/null'; exec $program, '-F', '-y', "$root/fpm.conf" or POSIX::_exit(127) }
+    if (!$pid) { open STDERR, '>', '/dev/null'; exec $program, '-n', '-F', '-y', "$root/fpm.conf" or POSIX::_exit(127) }
     Hybrid::Wait::wait_for(sub { -S "$root/run/fpm" }, 10) or die "php-fpm did not start\n";
     return bless { pid => $pid }, $class;
 }

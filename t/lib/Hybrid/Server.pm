@@ -5,7 +5,8 @@ package Hybrid::Server;
 #
 #   my $s = Hybrid::Server->new(
 #       mpm      => 'hybrid',                  # default: $ENV{MPM} or hybrid; event, worker, prefork are the stock ones
-#       modules  => [qw(ssl http2)],           # beside authz_core, dir, mime, status, and what `conf` makes necessary
+#       modules  => [qw(ssl http2)],           # beside authz_core, dir, mime, status, and what `conf` makes necessary;
+#                                              # also other packages' (perl, wsgi, php): see Hybrid::Packages
 #       mpm_conf => "StartServers 1\n...",     # default: Debian's mpm_event.conf
 #       conf     => "...",                     # may use @PORT@, @PORT2@, @PORT3@ (free ports), @ROOT@, @DOCS@
 #       level    => 'info mpm_hybrid:debug',   # LogLevel; @MPM@ is the MPM's name there
@@ -35,10 +36,11 @@ use Scalar::Util qw(weaken);
 use Test::Builder;
 use Hybrid::Client;
 use Hybrid::Count;
+use Hybrid::Packages;
 use Hybrid::Wait;
 
 our $HTTPD   = $ENV{HYBRID_HTTPD} || '/usr/sbin/apache2';
-our $MODULES = $ENV{HYBRID_LIBEXECDIR} || '/usr/lib/apache2/modules';
+our $MODULES = $Hybrid::Packages::INSTALLED;
 
 my $CONFIGURED = qr/AH00489|AH00292|AH00163/; # "configured -- resuming normal operations" of event, worker, prefork
 
@@ -67,8 +69,9 @@ sub debian_mpm_conf { return $DEBIAN_MPM_CONF }
 
 sub load_modules {
     return join '', map {
-        my $so = $_ eq 'php' ? (glob("$MODULES/libphp*.so"))[0] : "$MODULES/mod_$_.so";
-        "LoadModule ${_}_module $so\n";
+        my $so = Hybrid::Packages::module($_);
+        my $name = $so =~ /libphp7/ ? 'php7' : $_;
+        "LoadModule ${name}_module $so\n";
     } @_;
 }
 
@@ -205,12 +208,20 @@ sub run {
     my $pid = open(my $out, '-|') // die "fork: $!";
     if ($pid == 0) {
         open STDERR, '>&', \*STDOUT;
+        $self->set_environment;
         exec $self->command(@arguments) or POSIX::_exit(127);
     }
     local $/;
     my $text = <$out>;
     close $out;
     return ($? >> 8, $text // '');
+}
+
+# In the process that becomes the server.
+sub set_environment {
+    my ($self) = @_;
+    my %environment = (Hybrid::Packages::environment(@{ $self->{modules} }), %{ $self->{env} || {} });
+    @ENV{ keys %environment } = values %environment;
 }
 
 # Starts the server without waiting for it to be ready; its console output goes to logs/console.
@@ -221,7 +232,7 @@ sub launch {
         open STDIN, '<', '/dev/null';
         open STDOUT, '>', "$self->{root}/logs/console";
         open STDERR, '>&', \*STDOUT;
-        $ENV{$_} = $self->{env}{$_} for keys %{ $self->{env} || {} };
+        $self->set_environment;
         my @command = $self->command($self->{foreground} ? qw(-D FOREGROUND) : ());
         if (my $limits = $self->{limits}) {
             my %flag = (nofile => 'n', nproc => 'u');
