@@ -60,6 +60,7 @@ Listen 127.0.0.1:@PORT3@ probe
 HybridProbePort @PORT2@ waitio
 HybridProbePort @PORT3@ hold
 CONF
+    $s->{uncounted} = 'handlers sleep for a minute, and a module never lets go of two connections';
     $s->file('big', 'x' x 20_000_000);
     $s->start;
     my @idle = map { my $client = Hybrid::Client->new($s->port); $client->get('/'); $client } 1 .. 5;

@@ -348,9 +348,9 @@ sub children {
     my ($self, $parent) = @_;
     $parent ||= $self->{pid} or return;
     my @pids;
+    my $program = readlink "/proc/$parent/exe";
     for my $pid (map { split ' ', slurp($_) } glob "/proc/$parent/task/*/children") {
-        my ($name, $state) = slurp("/proc/$pid/stat") =~ /^\d+ \((.*)\) (\S)/ or next;
-        push @pids, $pid if $name eq 'apache2' && $state ne 'Z';
+        push @pids, $pid if (readlink "/proc/$pid/exe" // '') eq ($program // ''); # a zombie has none
     }
     @pids = sort { $a <=> $b } @pids;
     return @pids;
