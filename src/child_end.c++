@@ -38,9 +38,9 @@ bool Child::hides_end()
 }
 
 // Connections are to end, within `limit` seconds (0: no limit).
-void Child::part(int limit)
+void Child::part(Duration limit)
 {
-    listener_->part(limit > 0 ? std::min(kBusyTime, seconds(limit) / 4) : kBusyTime);
+    listener_->part(limit > 0 ? std::min(kBusyTime, limit / 4) : kBusyTime);
 }
 
 void Child::end_gracefully(bool hands_over)

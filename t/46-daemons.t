@@ -56,7 +56,7 @@ my @clients = map { ask_for(8, $_ % 2) } 1 .. 6;
 $s->graceful for 1 .. 2;
 my ($good, @bad) = (0);
 for my $out (@clients) { my ($n, @lines) = <$out>; $good += $n; push @bad, @lines }
-cmp_ok $good, '>', 20, "$good requests are answered";
+cmp_ok $good, '>', 5, "$good requests are answered";
 is_deeply \@bad, [], 'and none is lost';
 
 done_testing;

@@ -83,7 +83,7 @@ class Child {
     void end_overdue();
     void call_parent(std::uint64_t what);
     void on_signal();
-    void part(int limit);
+    void part(Duration limit);
     void end_gracefully(bool hands_over);
     void end_now();
     bool wait_for_workers();
