@@ -101,6 +101,7 @@ subtest 'W39: no AF_UNIX' => sub {
     my @old = $s->children;
     my $before = private_to($s->{pid});
     $s->graceful;
+    ok wait_for(sub { (() = $s->log =~ /Child \d+ quiescing/g) >= @old }, 10), 'the former children are told to end';
     my @answers = map { eval { $_->get('/') } } @clients;
     is scalar(grep { $_ && $_->{body} eq "hello\n" } @answers), 4, 'at a reload idle clients have an answer where they are';
     is scalar(grep { $_ && ($_->{header}{connection} // '') eq 'close' } @answers), 4, 'which says that it is the last';
