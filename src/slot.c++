@@ -1,6 +1,7 @@
 #include "hybrid/slot.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 #include <unistd.h>
 
@@ -14,23 +15,35 @@ int status_of(const worker_score &row)
     return __atomic_load_n(&row.status, __ATOMIC_RELAXED);
 }
 
-/// Copies what others may be writing at this moment: it may be torn, each word is not.
-void copy_rows(worker_score *to, const worker_score *from, int count)
+template <std::size_t size>
+void copy_text(char (&to)[size], const char (&from)[size])
 {
-    using Word [[gnu::may_alias]] = unsigned long;
-    static_assert(sizeof(worker_score) % sizeof(Word) == 0 && alignof(worker_score) >= alignof(Word));
-    auto *words = reinterpret_cast<Word *>(to);
-    const auto *source = reinterpret_cast<const Word *>(from);
-    for (std::size_t i = 0; i < count * sizeof(worker_score) / sizeof(Word); ++i)
-        words[i] = __atomic_load_n(source + i, __ATOMIC_RELAXED);
+    for (std::size_t i = 0; i < size - 1; ++i)
+        __atomic_store_n(&to[i], __atomic_load_n(&from[i], __ATOMIC_RELAXED), __ATOMIC_RELAXED);
+}
+
+/// Copies what describe() and our own look at. Others may be writing it at this moment.
+void copy_row(worker_score &to, const worker_score &from)
+{
+    const auto copy = [](auto &here, const auto &there) {
+        __atomic_store_n(&here, __atomic_load_n(&there, __ATOMIC_RELAXED), __ATOMIC_RELAXED);
+    };
+    copy(to.tid, from.tid);
+    copy(to.pid, from.pid);
+    copy(to.generation, from.generation);
+    copy(to.status, from.status);
+    copy_text(to.request, from.request);
+    copy_text(to.vhost, from.vhost);
 }
 
 } // namespace
 
 Slot::Slot(int index, int number, int thread_limit, Shared &shared)
     : index_(index), number_(number), thread_limit_(thread_limit), shared_(shared),
-      process_(ap_get_scoreboard_process(index))
+      process_(ap_get_scoreboard_process(index)),
+      nowhere_rows_(static_cast<worker_score *>(std::calloc(thread_limit, sizeof(worker_score))))
 {
+    ap_assert(nowhere_rows_);
     process_score &process = *process_;
     process.not_accepting = 0;
     process.connections = process.write_completion = process.lingering_close = 0;
@@ -261,12 +274,12 @@ bool Slot::asked_to_leave() const
 void Slot::leave()
 {
     process_score &former = *process_;
-    nowhere_rows_.resize(thread_limit_);
-    copy_rows(nowhere_rows_.data(), ap_scoreboard_image->servers[index_], thread_limit_);
+    for (int row = 0; row < thread_limit_; ++row)
+        copy_row(nowhere_rows_.get()[row], *ap_get_scoreboard_worker_from_indexes(index_, row));
     nowhere_.pid = former.pid;
     nowhere_.generation = former.generation;
     nowhere_.quiescing = kAccounted;
-    __atomic_store_n(&ap_scoreboard_image->servers[index_], nowhere_rows_.data(), __ATOMIC_RELEASE);
+    __atomic_store_n(&ap_scoreboard_image->servers[index_], nowhere_rows_.get(), __ATOMIC_RELEASE);
     process_.store(&nowhere_);
     __atomic_store_n(&former.quiescing, static_cast<char>(kLeft), __ATOMIC_SEQ_CST);
 }

@@ -8,7 +8,8 @@
 
 #include <atomic>
 #include <cstdint>
-#include <vector>
+#include <cstdlib>
+#include <memory>
 
 namespace hybrid {
 
@@ -94,7 +95,11 @@ class Slot {
     std::atomic<process_score *> process_;
     std::atomic<std::uint32_t> counts_[Counts] = {}; // what the scoreboard shows, too
     process_score nowhere_{};                        // instead of the slot that was left
-    std::vector<worker_score> nowhere_rows_;
+    struct Free {
+        void operator()(worker_score *rows) const { std::free(rows); }
+    };
+    const std::unique_ptr<worker_score, Free>
+        nowhere_rows_; // the same; there before anybody's thread, untouched so far
 };
 
 } // namespace hybrid
