@@ -10,7 +10,8 @@ use Hybrid::Wait;
 
 plan skip_all => 'only hybrid waits for them' if Hybrid::Server::mpm() ne 'hybrid';
 
-my $s = Hybrid::Server->new(modules => [qw(wsgi)], level => 'info', conf => <<'CONF');
+my $s = Hybrid::Server->new(modules => [qw(wsgi)], level => 'info',
+    uncounted => 'mod_wsgi opens a lock and a socket of another name in each generation', conf => <<'CONF');
 WSGIDaemonProcess app processes=2 threads=5
 WSGIProcessGroup app
 WSGIScriptAlias /app @ROOT@/app.wsgi
@@ -54,9 +55,9 @@ sub ask_for {
 # mod_wsgi's daemons take three seconds to go, in which new requests wait.
 my @clients = map { ask_for(8, $_ % 2) } 1 .. 6;
 $s->graceful for 1 .. 2;
-my ($good, @bad) = (0);
-for my $out (@clients) { my ($n, @lines) = <$out>; $good += $n; push @bad, @lines }
-cmp_ok $good, '>', 5, "$good requests are answered";
+my ($good, $answered, @bad) = (0, 0);
+for my $out (@clients) { my ($n, @lines) = <$out>; $good += $n; $answered++ if $n > 0; push @bad, @lines }
+is $answered, 6, "every client is answered ($good requests)";
 is_deeply \@bad, [], 'and none is lost';
 
 done_testing;

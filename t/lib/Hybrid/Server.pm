@@ -304,8 +304,6 @@ sub _alive {
 sub settle {
     my ($self, $limit) = @_;
     my $pid = $self->{pid};
-    # These open files, sockets and pipes of their own at each reload, and their daemons do, too.
-    return 1 if grep { /^(?:wsgi|perl|cgid|security2|php)$/ } @{ $self->{modules} };
     return 1 if $self->{uncounted} || !$pid || !$self->{counted} || $self->{mpm} !~ /^(?:hybrid|event)$/;
     my @surplus;
     my $settled = wait_for(sub {
