@@ -103,6 +103,8 @@ void Children::maintain()
     const std::vector<SlotView> slots = look_at_all();
     const Time end = now();
     heeds_again_at_ = later(end, std::min((end - begin) * kCostShare, kLongestPause));
+    const auto former = std::ranges::count_if(
+        slots, [](const SlotView &slot) { return slot.occupied && !slot.quiescing && !slot.current; });
     for (int bucket = 0; bucket < bucket_count(); ++bucket) {
         const StaffingLimits limits = {
             bucket_count(),
@@ -111,7 +113,7 @@ void Children::maintain()
             config_.min_spare_threads,
             config_.max_spare_threads,
             config_.min_children,
-            retained_.active_daemons,
+            retained_.active_daemons - static_cast<int>(former),
             retained_.total_daemons,
             now(),
         };

@@ -22,10 +22,10 @@ Count count_bucket(const StaffingLimits &limits, std::span<const SlotView> slots
             count.free.push_back(i);
             continue;
         }
-        if (slot.quiescing)
+        if (slot.quiescing || !slot.current)
             continue;
         count.active += slot.active;
-        if (!slot.accepting || !slot.current)
+        if (!slot.accepting)
             continue;
         count.idle += slot.idle;
         if (count.cheapest < 0 || slot.connections <= slots[count.cheapest].connections)

@@ -29,7 +29,7 @@ struct StaffingLimits {
     int min_spare = 1;       ///< MinSpareThreads
     int max_spare = 1;       ///< MaxSpareThreads
     int min_children = 1;    ///< active ones, however idle they are
-    int active_children = 0; ///< alive and not ending
+    int active_children = 0; ///< alive, not ending, of the running generation: the former's are about to go (W25)
     int total_children = 0;  ///< alive
     Time now = 0;
     static constexpr int kMaxSpawnRate = 32;

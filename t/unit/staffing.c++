@@ -66,7 +66,7 @@ StaffingLimits defaults(const Slots &slots)
     StaffingLimits limits = {1, 16, 400, 75, 250, 0, 0};
     for (const SlotView &slot : slots) {
         limits.total_children += slot.occupied;
-        limits.active_children += slot.occupied && !slot.quiescing;
+        limits.active_children += slot.occupied && !slot.quiescing && slot.current;
     }
     return limits;
 }
@@ -190,6 +190,8 @@ void test_limits_reached()
     look("children that end take none of it, whatever they are at (K07)",
          Slots{child(0), child(0), child(0), quiescing(3)} + 4 * kFree, {1, 0},
          "spawn [4] retire -1, none, idle 0, rate 2 hold 0", small);
+    look("nor do those of the former generation, which serve until one of the new is up (W25)",
+         4 * old_generation(0) + 4 * kFree, {2, 0}, "spawn [4 5] retire -1, none, idle 0, rate 4 hold 0", small);
     look("one worker fewer is below MaxRequestWorkers", 4 * child(0) + 4 * kFree, {1, 0},
          "spawn [4] retire -1, none, idle 0, rate 2 hold 0", [](StaffingLimits &limits) { limits.max_workers = 101; });
     look("MaxRequestWorkers goes before a full scoreboard", 4 * child(0), {1, 0},
@@ -218,7 +220,7 @@ void test_retire()
     look("the first slot, when it is the one", Slots{child(25, 0)} + 10 * child(25, 1), {1, 0},
          "spawn [] retire 0, none, idle 275, rate 1 hold 0");
     look("never one that is not idle for us anyway",
-         Slots{not_accepting(25), old_generation(25)} + surplus + 2 * child(25, 9), {1, 0},
+         Slots{not_accepting(25), old_generation(25)} + surplus + 2 * child(25, 9) + 17 * kFree, {1, 0},
          "spawn [] retire 10, none, idle 275, rate 1 hold 0");
     look("not while one is ending, when slots are short (P03)", 11 * child(25, 3) + Slots{quiescing(0)} + 4 * kFree,
          {4, 0}, "spawn [] retire -1, none, idle 275, rate 1 hold 0");
