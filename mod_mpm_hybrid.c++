@@ -87,7 +87,8 @@ static int hybrid_mpm(apr_pool_t *, apr_pool_t *plog, server_rec *s) noexcept
 
 static int hybrid_mpm_query(int code, int *result, apr_status_t *rv) noexcept
 {
-    const int rc = answer_query(code, door.config, *door.retained, result, rv);
+    const Retained &retained = door.retained ? *door.retained : find_retained(); // apache2 -V asks before pre_config
+    const int rc = answer_query(code, door.config, retained, result, rv);
     if (code == AP_MPMQ_MPM_STATE && *result == AP_MPMQ_STOPPING && child() && child()->hides_end())
         *result = AP_MPMQ_RUNNING;
     return rc;

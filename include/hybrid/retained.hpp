@@ -54,7 +54,7 @@ inline int mpm_state(const Retained &retained)
     return __atomic_load_n(&retained.mpm->mpm_state, __ATOMIC_RELAXED);
 }
 
-/// Finds or makes the retained data. Parent, first thing in pre_config (H11).
+/// Finds or makes the retained data. Parent, first thing in pre_config (H11), or when somebody asks before that.
 Retained &find_retained();
 
 } // namespace hybrid
