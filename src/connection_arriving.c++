@@ -21,6 +21,8 @@ constexpr std::size_t kUsualHead = 4 * 1024;
 
 Connection::Here Connection::look(const RequestLimits &limits)
 {
+    if (state_ == ConnState::Processing)
+        forget_part(); // a turn looks at all that is here
     const Here here = tls_                              ? look_inside(limits)
                       : state_ == ConnState::Processing ? look_live(limits)
                                                         : look_from_outside(limits);
@@ -40,7 +42,6 @@ bool Connection::shakes_hands() const
 
 Connection::Here Connection::look_inside(const RequestLimits &limits)
 {
-    forget_part();
     if (!tls_->handshaken()) {
         if (!tls_->shake_hands())
             return Here::Part;
@@ -62,10 +63,8 @@ Connection::Here Connection::judge(std::string_view bytes, const RequestLimits &
     Arrival arrival = peer_.expects == Expects::Record ? look_at_record(bytes, limits) : look_at_request(bytes, limits);
     if (arrival.state == Arrival::State::Body && peer_.expects == Expects::Head)
         arrival.state = Arrival::State::Whole;
-    if (arrival.state == Arrival::State::Whole) {
-        forget_part();
+    if (arrival.state == Arrival::State::Whole)
         return Here::Whole;
-    }
     part_.bytes = bytes.size();
     part_.head = arrival.head;
     const bool stays_in_kernel = !tls_ && state_ != ConnState::Processing;
@@ -145,7 +144,6 @@ bool Connection::await(std::size_t bytes)
 // looked at from outside.
 Connection::Here Connection::look_live(const RequestLimits &limits)
 {
-    forget_part();
     if (!look_)
         look_ = apr_brigade_create(pool_, buckets_);
     ap_filter_t *core = c_->input_filters;
@@ -173,8 +171,10 @@ Connection::Here Connection::look_live(const RequestLimits &limits)
                 here = judge({bytes = copy.get(), length}, limits);
         }
     }
-    if ((here == Here::Part || here == Here::Head) && !keep_copy({bytes, length}))
+    if ((here == Here::Part || here == Here::Head) && !keep_copy({bytes, length})) {
+        forget_part();
         here = Here::Whole;
+    }
     apr_brigade_cleanup(look_);
     return here;
 }
