@@ -37,7 +37,7 @@ bool Child::hides_end()
     return true;
 }
 
-// Connections are to end, within `limit` seconds (0: no limit).
+// Connections are to end, within `limit` (0: no limit).
 void Child::part(Duration limit)
 {
     listener_->part(limit > 0 ? std::min(kBusyTime, limit / 4) : kBusyTime);

@@ -89,10 +89,10 @@ void Children::wait_until_quiet(Duration most)
     const Time end = later(now(), most);
     for (Duration left = most; left > 0 && !all_quiet(); left = end - now()) {
         struct pollfd call = {retained_.calls, POLLIN, 0};
-        const bool called = poll(&call, 1, static_cast<int>(std::min(left, kQuietPeriod) / milliseconds(1)) + 1) > 0;
+        if (poll(&call, 1, static_cast<int>(std::min(left, kQuietPeriod) / milliseconds(1)) + 1) <= 0)
+            continue;
         std::uint64_t calls = 0;
-        if (called) [[maybe_unused]]
-            const auto n = read(retained_.calls, &calls, sizeof calls);
+        [[maybe_unused]] const auto n = read(retained_.calls, &calls, sizeof calls);
     }
 }
 

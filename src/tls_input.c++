@@ -144,9 +144,14 @@ apr_status_t TlsInput::give(apr_bucket_brigade *bb, ap_input_mode_t mode, apr_re
     const std::size_t bound = std::min(here.size(), static_cast<std::size_t>(std::max<apr_off_t>(most, 0)));
     switch (here.empty() ? AP_MODE_INIT : mode) {
     case AP_MODE_GETLINE: // a line that does not end comes in pieces, as mod_ssl gives it: the second is too much
-        if (const std::size_t end = here.find('\n'); end != std::string_view::npos || !connection_.late())
-            return give_some(bb, std::min<std::size_t>(end + 1 ? end + 1 : HUGE_STRING_LEN, here.size()), false),
-                   APR_SUCCESS;
+        if (const std::size_t end = here.find('\n'); end != std::string_view::npos) {
+            give_some(bb, end + 1, false);
+            return APR_SUCCESS;
+        }
+        if (!connection_.late()) {
+            give_some(bb, std::min<std::size_t>(HUGE_STRING_LEN, here.size()), false);
+            return APR_SUCCESS;
+        }
         begin_ = end_; // half a line, and no more to come
         break;
     case AP_MODE_READBYTES:
