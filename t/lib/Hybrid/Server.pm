@@ -306,7 +306,10 @@ sub settle {
     my $pid = $self->{pid};
     return 1 if $self->{uncounted} || !$pid || !$self->{counted} || $self->{mpm} !~ /^(?:hybrid|event)$/;
     my @surplus;
+    my $looks = 0;
     my $settled = wait_for(sub {
+        # Each look is a connection, of which MaxConnectionsPerChild lets a child have only some.
+        select undef, undef, undef, 0.25 if ++$looks > 5;
         return 1 if !_alive($pid) || $self->log =~ /AH00491|AH00492|HYB0016/;
         @surplus = Hybrid::Count::surplus($self);
         return !@surplus;
