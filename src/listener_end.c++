@@ -10,6 +10,7 @@ void Listener::end()
 {
     acceptor_.close(now(), Acceptor::Waiting::AreTaken);
     ended_.store(true);
+    slot_.set_quiet(); // the parent may be waiting for that
     scheduler_.finish();
     callbacks_.notify(callbacks_.child);
 }

@@ -7,6 +7,7 @@ use Hybrid::Client;
 use Hybrid::Load qw(wrk wrk_result start_command run_command);
 use Hybrid::Server;
 use Hybrid::Wait;
+use List::Util qw(min);
 
 my $mpm = Hybrid::Server::mpm();
 plan skip_all => 'worker has no idle connections to lose' if $mpm eq 'worker';
@@ -216,6 +217,22 @@ CONF
         ok !eval { $new->response(limit => 1) }, 'a new one waits';
     });
     is $new->response->{body}, "one\n", 'for an answer from the new configuration';
+};
+
+# The parent waits for requests in work, for a second at most; here there are none.
+subtest 'programs that the configuration starts, and nothing in work' => sub {
+    my $s = Hybrid::Server->new(mpm_conf => $usual, level => 'info', conf => "CustomLog \"|/bin/cat >/dev/null\" %h\n")->start;
+    for my $kept (0, 1) {
+        my $client = Hybrid::Client->new($s->port);
+        $client->get('/') if $kept;
+        $client->disconnect if !$kept;
+        my $shortest = min(map {
+            my $begin = monotonic();
+            $s->graceful;
+            monotonic() - $begin;
+        } 1 .. 5);
+        cmp_ok $shortest, '<', 0.9, ($kept ? 'a client that is idle' : 'nobody') . ' is not waited for';
+    }
 };
 
 subtest 'X13: a large HTTP/2 response over TLS across a reload' => sub {
