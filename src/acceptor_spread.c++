@@ -78,9 +78,11 @@ void Acceptor::come_back(Time now)
         listen_again(false, now);
 }
 
-// What others were woken for, and left.
+// What others were woken for, and left. Who accepts no more passes it on.
 void Acceptor::take_nudge(Time now)
 {
+    if (closed_)
+        return channel_.nudge();
     for (Socket &socket : sockets_) {
         if (!socket.record || pausing())
             continue;

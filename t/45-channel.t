@@ -1,5 +1,5 @@
 # The channel between the children, from outside: nonsense in it, no descriptor for what it brings, no channel at all
-# (W30, W38, W39).
+# (W30, W38, W39), nudges.
 
 use strict;
 use warnings;
@@ -86,6 +86,61 @@ subtest 'W38: who has no descriptor takes nothing out of the channel' => sub {
     $_->send("st: x\r\n\r\n") for @half;
     my @kept = grep { my $r = eval { $_->response }; $r && $r->{body} eq "hello\n" } @half;
     is scalar(@kept), 12, 'all twelve are answered when there are some again';
+};
+
+# Descriptors that the child polls and no longer has: closing them did not end the polling, because others have the same
+# socket.
+sub polled_in_vain {
+    my ($pid) = @_;
+    my @polled = map { Hybrid::Server::slurp($_) =~ /^tfd:\s+(\d+)/mg } glob "/proc/$pid/fdinfo/*";
+    return grep { !-e "/proc/$pid/fd/$_" && -e "/proc/$pid/fd" } @polled;
+}
+
+sub listening {
+    my ($pid) = @_;
+    my %held = held($pid);
+    my %sockets = Hybrid::Descriptors::sockets();
+    return grep { $held{$_} =~ /^socket:\[(\d+)\]/ && ($sockets{$1} // '') eq 'listening' } keys %held;
+}
+
+# What a child sends that leaves clients to others: one of them is to look. It goes into both ends; nobody reads the one.
+sub nudge {
+    my ($parent) = @_;
+    my ($SYS_pidfd_open, $SYS_pidfd_getfd) = (434, 438);
+    my %held = held($parent);
+    my %ours = map { $_ => 1 } private_to($parent);
+    my $pidfd = syscall $SYS_pidfd_open, 0 + $parent, 0;
+    for my $number (grep { $held{$_} =~ /^socket/ && $ours{ $held{$_} } } keys %held) {
+        my $fd = syscall $SYS_pidfd_getfd, $pidfd, 0 + $number, 0;
+        open my $end, '+<&=', $fd or die "channel: $!";
+        syswrite $end, "\0" or die "channel: $!";
+    }
+}
+
+# A child that ends takes what has come, then looks into the channel. More have come than it takes at once, so that it
+# finds some whom the nudge is for; the other child is stopped meanwhile.
+subtest 'a nudge that is read when accepting ends' => sub {
+    plan skip_all => 'only root gets at the channel' if $> != 0;
+    my $s = server('', probe => 1)->start;
+    my $busy = $s->hold(5_000);
+    my ($ending) = map { $_->{pid} } grep { $_->{hook} eq 'sleep' } $s->probe;
+    my @children = $s->children;
+    kill 'STOP', @children;
+    my @listening = listening($ending);
+    my @clients = map { Hybrid::Client->new($s->port) } 1 .. 400;
+    $_->send("GET / HTTP/1.1\r\nHo") for @clients; # the kernel keeps those back that say nothing
+    nudge($s->{pid}) for 1 .. 8; # each time it looks it reads one
+    kill 'USR1', $ending;
+    kill 'CONT', $ending;
+    ok wait_for(sub { !grep { -e "/proc/$ending/fd/$_" } @listening }, 10), 'it has closed its listening sockets';
+    is_deeply [ polled_in_vain($ending) ], [], 'and polls no more than it has';
+    kill 'CONT', @children;
+    $_->send("st: x\r\n\r\n") for @clients;
+    my @answers = map { eval { $_->response(limit => 20) } } @clients;
+    is scalar(grep { $_ && $_->{body} eq "hello\n" } @answers), 400, 'all are answered';
+    unlike $s->log, qr/HYB0001/, 'nor has it tried';
+    $busy->disconnect;
+    $_->disconnect for @clients;
 };
 
 subtest 'W39: no AF_UNIX' => sub {
