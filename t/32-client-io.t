@@ -6,7 +6,7 @@ use warnings;
 use Digest::MD5 qw(md5_hex);
 use Test::More;
 use Hybrid::Client;
-use Hybrid::Load qw(run_command);
+use Hybrid::Load qw(run_command start_command);
 use Hybrid::Server;
 use Hybrid::Wait;
 
@@ -100,6 +100,30 @@ subtest 'a request in a segment of its own, while the one before is worked on' =
         like $client->response->{body}, qr/^slept/, 'the first is answered';
         like $client->response->{body}, qr/keepalives=2/, 'and the second';
         unlink $s->root . '/probe';
+    }
+};
+
+# mod_ssl has to read the file in any case: nothing is left to sendfile(2) (W17).
+subtest 'slow readers of a large file over TLS hold no worker' => sub {
+    my $size = 8_000_000;
+    for my $sendfile ('Off', 'On') {
+        my $s = server("EnableSendfile $sendfile");
+        $s->file('large', 'x' x $size);
+        $s->start;
+        my @slow = map { Hybrid::Client->new($s->port(2), tls => 1, rcvbuf => 65_536) } 1 .. 4;
+        for (@slow) {
+            $_->send(request('/large'));
+            $_->read_until(qr/\r\n\r\n/);
+        }
+        my $others = start_command(30, 'curl', '-s', '-m', $mpm eq 'hybrid' ? 20 : 3, $s->url('/'));
+        if ($mpm ne 'hybrid') {
+            is $others->(), '', "difference: $mpm has no worker left, with sendfile $sendfile";
+            $_->disconnect for @slow;
+            next;
+        }
+        is $others->(), "hello\n", "sendfile $sendfile: there is a worker for others";
+        ok wait_for(sub { $s->status->{BusyWorkers} == 1 }, 10), 'none is with a slow reader' or diag $s->status->{Scoreboard};
+        is scalar(grep { length $_->read_bytes($size) == $size } @slow), 4, 'who get all of it';
     }
 };
 
