@@ -127,6 +127,34 @@ subtest 'slow readers of a large file over TLS hold no worker' => sub {
     }
 };
 
+# Descriptors of that file which the server's processes have open.
+sub opened {
+    my ($s, $path) = @_;
+    return scalar grep { (readlink // '') eq $path } map { glob "/proc/$_/fd/*" } $s->children;
+}
+
+# What a slow reader has not got yet is set aside: that is open as long as it is needed, and what can't be set aside is
+# read in (W41).
+subtest 'what waits for a slow reader' => sub {
+    my $size = 8_000_000;
+    my $s = server("KeepAliveTimeout 60\n<Location /lent>\n    SetHandler hybrid-lent\n</Location>");
+    my $path = $s->file('lent', 'x' x $size);
+    $s->start;
+    for my $tls (0, 1) {
+        for my $flush (0, 1) {
+            my $client = Hybrid::Client->new($s->port(1 + $tls), tls => $tls, rcvbuf => 65_536);
+            $client->send(request("/lent?flush=$flush"));
+            $client->read_until(qr/\r\n\r\n/);
+            my $how = ($tls ? 'TLS' : 'plain HTTP') . ($flush ? ', the handler waits for it' : '');
+            ok wait_for(sub { opened($s, $path) == 1 }, 10), "$how: the file is open";
+            is length $client->read_bytes($size), $size, 'the file arrives';
+            is $client->read_bytes(16), "lent to the MPM\n", 'and what was lent behind it';
+            ok wait_for(sub { opened($s, $path) == 0 }, 10), 'the file is closed, and the connection goes on';
+            is $client->get('/')->{body}, "hello\n", 'it does';
+        }
+    }
+};
+
 # The header of the first answer has promised to keep the connection already.
 subtest 'the same when the child is in a hurry to end' => sub {
     my $s = Hybrid::Server->new(probe => 1, modules => ['rewrite'], conf => <<'CONF');

@@ -19,7 +19,7 @@ sub server {
     my ($conf, %option) = @_;
     my $s = Hybrid::Server->new(probe => 1, modules => [qw(ssl socache_shmcb reqtimeout http2)],
         mpm_conf => "StartServers 1\nThreadsPerChild 4\nMaxRequestWorkers 4\nMinSpareThreads 1\nMaxSpareThreads 64\n",
-        conf => Hybrid::Server->tls_vhost($option{vhost} // '') . "KeepAliveTimeout 20\nCustomLog \@ROOT\@/logs/access \"%>s %r\"\n" . ($conf // ''));
+        conf => Hybrid::Server->tls_vhost($option{vhost} // '') . "KeepAliveTimeout 20\nCustomLog \@ROOT\@/logs/access \"%>s %r\"\n" . ($conf // ''), %option);
     $s->make_certificate;
     return $s->start;
 }
@@ -157,6 +157,38 @@ subtest 'the rest does not come' => sub {
     my $time = monotonic() - $begin;
     ok $time > 1.5 && $time < 9, "in time ($time s)";
     like Hybrid::Server::slurp($s->root . '/logs/access'), qr{^408 GET /half}m, 'the access log has it';
+};
+
+# What is read ahead, 32 KiB or so, lies in memory of ours: it is there until a reader has read on (W43). What is freed has
+# another content at once here. Beyond that it is mod_ssl's memory, with the same content for the next bytes.
+subtest 'what a handler has read stays as it is until it has read on' => sub {
+    my $s = server('', env => { MALLOC_PERTURB_ => 165 });
+    my $client = tls($s);
+    for my $size (100, 20_000, 100_000) {
+        my $body = join '', map { chr(97 + $_ % 26) } 1 .. $size;
+        $client->send("POST /read?keep=1 HTTP/1.1\r\nHost: x\r\nContent-Length: $size\r\n\r\n$body");
+        my ($read, $changed) = $client->response->{body} =~ /^read (\d+) changed (-?\d+)$/;
+        is $read, $size, "$size bytes are read";
+        ok $changed == -1 || $changed >= 32_000, "those read ahead stay ($changed)";
+    }
+};
+
+# A request costs a connection nothing that it keeps for its life (W29). Over TLS httpd itself keeps 32 bytes of each.
+subtest 'many requests on one connection' => sub {
+    my $count = 10_000;
+    my $growth = sub {
+        my $s = server('MaxKeepAliveRequests 0', probe => 0, level => 'warn', mpm => $_[0]); # the probe keeps some, too
+        my ($child) = $s->children;
+        my $kb = sub { return Hybrid::Server::slurp("/proc/$child/status") =~ /^RssAnon:\s+(\d+)/m ? $1 : die 'no RssAnon' };
+        my $client = tls($s);
+        my $ask = sub { $client->get('/')->{status} == 200 or die 'no answer' for 1 .. $_[0] };
+        $ask->(2_000);
+        my $before = $kb->();
+        $ask->($count);
+        return $kb->() - $before;
+    };
+    my ($hybrid, $event) = map { $growth->($_) } qw(hybrid event);
+    cmp_ok $hybrid, '<', $event + 200, "so many kB more after $count requests: $hybrid, with event $event";
 };
 
 subtest 'as mod_ssl says it' => sub {

@@ -340,6 +340,81 @@ static long argument(request_rec *r, const char *name, long otherwise)
     return at && at[strlen(name)] == '=' ? atol(at + strlen(name) + 1) : otherwise;
 }
 
+/* A bucket whose bytes are lent: to be read before whoever has passed it on gets back to work. */
+static apr_status_t read_lent(apr_bucket *b, const char **bytes, apr_size_t *length, apr_read_type_e block)
+{
+    const char *lent = b->data;
+    *length = b->length;
+    apr_bucket_heap_make(b, lent, *length, NULL); /* a copy */
+    *bytes = ((apr_bucket_heap *)b->data)->base;
+    return APR_SUCCESS;
+}
+
+static const apr_bucket_type_t lent_type = {
+    "LENT", 5, APR_BUCKET_DATA, apr_bucket_destroy_noop, read_lent, apr_bucket_setaside_notimpl,
+    apr_bucket_split_notimpl, apr_bucket_copy_notimpl};
+
+static apr_bucket *lend(const char *bytes, apr_size_t length, apr_bucket_alloc_t *list)
+{
+    apr_bucket *b = apr_bucket_alloc(sizeof *b, list);
+    APR_BUCKET_INIT(b);
+    b->free = apr_bucket_free;
+    b->list = list;
+    b->type = &lent_type;
+    b->data = (void *)bytes;
+    b->length = length;
+    b->start = 0;
+    return b;
+}
+
+/* The file, sixteen bytes that are lent, and with ?flush=1 a flush in a brigade of its own behind them. */
+static int send_file_and_lent(request_rec *r)
+{
+    char lent[] = "lent to the MPM\n";
+    apr_file_t *file;
+    apr_bucket_brigade *bb = apr_brigade_create(r->pool, r->connection->bucket_alloc);
+    if (apr_file_open(&file, r->filename, APR_READ | APR_BINARY, 0, r->pool) != APR_SUCCESS)
+        return HTTP_NOT_FOUND;
+    apr_brigade_insert_file(bb, file, 0, r->finfo.size, r->pool);
+    APR_BRIGADE_INSERT_TAIL(bb, lend(lent, sizeof lent - 1, bb->bucket_alloc));
+    ap_set_content_length(r, r->finfo.size + sizeof lent - 1);
+    if (ap_pass_brigade(r->output_filters, bb) != APR_SUCCESS)
+        return AP_FILTER_ERROR;
+    memset(lent, 'x', sizeof lent - 1);
+    if (argument(r, "flush", 0))
+        ap_rflush(r);
+    return OK;
+}
+
+/* The request's body in brigades, each looked at again when the next has been read: where is the first that is not as it
+ * was? -1: all are. */
+static int read_and_keep(request_rec *r)
+{
+    apr_bucket_brigade *now = apr_brigade_create(r->pool, r->connection->bucket_alloc);
+    apr_bucket_brigade *before = apr_brigade_create(r->pool, r->connection->bucket_alloc);
+    apr_bucket_brigade *swap;
+    static const apr_size_t most = 8192;
+    char *copy = apr_pcalloc(r->pool, most), *again = apr_palloc(r->pool, most);
+    apr_size_t had = 0, length;
+    apr_off_t count = 0;
+    long changed = -1;
+    int done = 0;
+    while (!done && ap_get_brigade(r->input_filters, now, AP_MODE_READBYTES, APR_BLOCK_READ, most) == APR_SUCCESS) {
+        length = most;
+        apr_brigade_flatten(before, again, &length);
+        if (changed < 0 && (length != had || memcmp(again, copy, had) != 0))
+            changed = (long)(count - had);
+        apr_brigade_cleanup(before);
+        done = !APR_BRIGADE_EMPTY(now) && APR_BUCKET_IS_EOS(APR_BRIGADE_LAST(now));
+        had = most;
+        apr_brigade_flatten(now, copy, &had);
+        count += had;
+        swap = before, before = now, now = swap;
+    }
+    ap_rprintf(r, "read %ld changed %ld\n", (long)count, changed);
+    return OK;
+}
+
 struct pulses {
     long ms;
     long left;
@@ -393,6 +468,10 @@ static int handler(request_rec *r)
         apr_snprintf(p->name, sizeof p->name, "pulse%ld", argument(r, "tag", 0));
         ap_rprintf(r, "rv=%d\n", (int)ap_mpm_register_timed_callback(apr_time_from_msec(p->ms), on_pulse, p));
     }
+    else if (!strcmp(r->handler, "hybrid-lent"))
+        return send_file_and_lent(r);
+    else if (!strcmp(r->handler, "hybrid-read") && argument(r, "keep", 0))
+        return read_and_keep(r);
     else if (!strcmp(r->handler, "hybrid-read")) { /* reads the request's body, counts it */
         apr_off_t count = 0;
         char buffer[8192];
