@@ -77,6 +77,27 @@ subtest 'S33: a child that ends does not wait for timers' => sub {
     is scalar(fired($s)), 0, 'neither is run when its time has not come';
 };
 
+# Timeout is what a client would get, GracefulRestartTimeout what the administrator allows (W40).
+for (['Timeout', "Timeout 2\n"], ['GracefulRestartTimeout', "Timeout 300\nGracefulRestartTimeout 2\n"]) {
+    my ($name, $conf) = @$_;
+    subtest "W40: a callback that never returns keeps a child for $name" => sub {
+        plan skip_all => 'event: such a child never ends' if $mpm ne 'hybrid';
+        my $s = server(3, $conf, uncounted => 'a worker is in a callback until the end');
+        is $s->get('/timer?ms=1&hold=3600000')->{status}, 200, 'registered';
+        ok wait_for(sub { fired($s) == 1 }, 10), 'it runs';
+        my ($old) = $s->children;
+        my $begin = monotonic();
+        $s->graceful;
+        is $s->get('/')->{status}, 200, 'after a reload another child serves';
+        ok wait_for(sub { !$s->alive($old) }, 30), 'the old one ends';
+        cmp_ok monotonic() - $begin, '>', 1.8, 'when it has waited as long as it may';
+        like $s->log, qr/pid $old:.*HYB0005: 1 worker\(s\) still in a handler, ending without them/, 'and says why';
+        is $s->get('/timer?ms=1&hold=3600000')->{status}, 200, 'one more';
+        ok wait_for(sub { fired($s) == 2 }, 10), 'runs';
+        cmp_ok $s->stop, '<', 5, 'a stop waits for none';
+    };
+}
+
 subtest 'K03: a connection that no module lets go does not keep a child' => sub {
     plan skip_all => 'event: such a child never ends' if $mpm ne 'hybrid';
     my $s = server(2, "Timeout 2\nListen 127.0.0.1:\@PORT2\@ probe\nHybridProbePort \@PORT2\@ hold");

@@ -416,6 +416,26 @@ void test_many_forgotten()
     ok(right, "every second one forgotten: the others are reported, and only they");
 }
 
+// Modules close sockets, and numbers are given out again: forgetting one must leave the other alone (W42).
+void test_number_of_another()
+{
+    Poller poller;
+    is(poller.open(), 0, "open");
+    Pair first;
+    const int fd = first.here.get();
+    is(poller.arm(fd, first.target, Interest::Readable), 0, "one is armed");
+    Pair second;
+    ok(dup2(second.here.get(), fd) == fd, "it is closed, and its number is another's");
+    is(poller.arm(fd, second.target, Interest::Readable), 0, "which is armed, too");
+    poller.forget(fd, first.target);
+    second.say();
+    ok(reports(poller, second, EPOLLIN), "the first is forgotten: the second is reported");
+    poller.forget(fd, second.target);
+    ok(silent(poller), "until that is forgotten, too");
+    is(poller.arm(fd, first.target, Interest::Readable), 0, "the first target can be armed as a new one");
+    ok(reports(poller, first, EPOLLIN), "and is reported");
+}
+
 void test_no_descriptors()
 {
     struct rlimit before;
@@ -450,6 +470,7 @@ int main()
     test_no_wake_is_lost();
     test_many();
     test_many_forgotten();
+    test_number_of_another();
     test_no_descriptors();
     return done();
 }
