@@ -3,6 +3,7 @@
 
 use strict;
 use warnings;
+use FindBin;
 use Test::More;
 use Hybrid::Client;
 use Hybrid::Server;
@@ -44,6 +45,24 @@ subtest 'memory' => sub {
         }
         is scalar(grep { $_->get('/')->{body} eq "hello\n" } @clients), 1_000, 'all are answered';
     }
+};
+
+# Giving memory back to the system takes a while, in which nobody should have to wait (W44).
+subtest 'who gives it back' => sub {
+    plan skip_all => 'the C library has no malloc_trim()' if Hybrid::Server::slurp("$ENV{HYBRID_TOP}/build/config.mk") !~ /HAVE_MALLOC_TRIM/;
+    my $s = server("KeepAliveTimeout 100\nMaxKeepAliveRequests 0", level => 'notice');
+    my ($shim, $log) = map { $s->root . "/$_" } qw(trim_shim.so trims);
+    system('cc', '-shared', '-fPIC', '-o', $shim, "$FindBin::Bin/c-modules/trim_shim.c") == 0 or die 'cc';
+    chmod 0755, $shim;
+    $s->{env} = { LD_PRELOAD => $shim, TRIM_LOG => $log };
+    $s->start;
+    my @clients = idle_clients($s, 150);
+    my @trims;
+    ok wait_for(sub { @trims = split /\n/, Hybrid::Server::slurp($log) }, 20), 'many have gone to sleep: malloc_trim() is called';
+    my ($pid, $tid) = split ' ', $trims[0] // '0 1';
+    is $tid, $pid, 'by the main thread of the child';
+    is join(' ', $s->children), $pid, 'which polls for nobody';
+    is scalar(grep { $_->get('/')->{body} eq "hello\n" } @clients), 150, 'the clients are served';
 };
 
 subtest 'nobody can tell' => sub {

@@ -42,10 +42,11 @@ CONF
     IO::Socket::SSL->start_SSL($raw, SSL_verify_mode => 0) or die $IO::Socket::SSL::SSL_ERROR;
     print $raw "GET /tls HTTP/1.0\r\n\r\n";
     like scalar(<$raw>), qr/ 404 /, 'before TLS';
-    my $log = sub { Hybrid::Server::slurp($s->root . '/logs/access') };
-    ok wait_for(sub { $log->() =~ m{/tls} }, 5), 'all are logged';
-    like $log->(), qr{^192\.0\.2\.1 /v1\n192\.0\.2\.1 /v1again\n192\.0\.2\.7 /v2\n}m, 'with the addresses they were said to have';
-    like $log->(), qr{^192\.0\.2\.9 /tls}m, 'over TLS, too';
+    # Beside them there are those without an address of theirs: who has looked whether the server answers.
+    my $logged = sub { join ', ', sort grep { /^192/ } split /\n/, Hybrid::Server::slurp($s->root . '/logs/access') };
+    my $all = '192.0.2.1 /v1, 192.0.2.1 /v1again, 192.0.2.7 /v2, 192.0.2.9 /tls';
+    wait_for(sub { length $logged->() >= length $all }, 10);
+    is $logged->(), $all, 'all are logged, with the addresses they were said to have';
 };
 
 subtest 'mod_echo' => sub {
