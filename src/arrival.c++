@@ -16,9 +16,10 @@ constexpr auto kProxy2 = "\r\n\r\n\0\r\nQUIT\n"sv; // the PROXY protocol, versio
 constexpr std::size_t kProxy2Head = 16;
 constexpr std::size_t kProxy1Most = 107; // its version 1, with the line end
 constexpr auto kHttp2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"sv;
-constexpr int kMostBlankLines = 10;            // DEFAULT_LIMIT_BLANK_LINES
-constexpr std::size_t kMostChunkBlanks = 10;   // before its extensions
-constexpr std::size_t kLinePieces = 24 * 1024; // of a line that does not end: with so many httpd has seen two pieces
+constexpr int kMostBlankLines = 10;          // DEFAULT_LIMIT_BLANK_LINES
+constexpr std::size_t kMostChunkBlanks = 10; // before its extensions
+constexpr std::size_t kRoom = 2;             // that httpd has for a line's end, beyond its limit
+constexpr std::size_t kPiece = 8192;         // HUGE_STRING_LEN: of a line that does not end httpd gets so much
 
 bool is_digit(char c)
 {
@@ -174,9 +175,12 @@ class Fields {
     {
         constexpr auto name = "chunked"sv;
         encoded_ = true;
-        chunked_ = value.size() >= name.size() && same_text(value.substr(value.size() - name.size()), name) &&
-                   (value.size() == name.size() || value[value.size() - name.size() - 1] == ',' ||
-                    value[value.size() - name.size() - 1] == ' ');
+        chunked_ = value.size() >= name.size() && same_text(value.substr(value.size() - name.size()), name);
+        if (!chunked_ || value.size() == name.size())
+            return;
+        const std::string_view before = value.substr(0, value.size() - name.size());
+        const std::size_t last = before.find_last_not_of(' ');
+        chunked_ = last != std::string_view::npos && before[last] == ',';
     }
 
     enum class Last { Other, Length, Encoding };
@@ -197,13 +201,16 @@ class Fields {
 /// Goes through the bytes line by line.
 class Look {
   public:
-    Look(std::string_view bytes, const RequestLimits &limits) : bytes_(bytes), limits_(limits) {}
+    Look(std::string_view bytes, const RequestLimits &limits, Carrier carrier)
+        : bytes_(bytes), limits_(limits), carrier_(carrier)
+    {
+    }
 
     Arrival go()
     {
         if (bytes_.size() >= limits_.most)
             return kWhole;
-        if (kHttp2Preface.starts_with(bytes_) && bytes_ != kHttp2Preface)
+        if (limits_.http2_preface && kHttp2Preface.starts_with(bytes_) && bytes_ != kHttp2Preface)
             return more(Arrival::State::Partial); // mod_http2 wants to see all of it at once
         if (limits_.proxy_header)
             if (const auto verdict = proxy_header())
@@ -211,7 +218,7 @@ class Look {
         for (int left = kMostBlankLines + 1; left > 0; --left) {
             if (!limits_.only_http && !may_be_method())
                 return kWhole;
-            if (!line(limits_.line))
+            if (!line(limits_.line + kRoom))
                 return refused_ ? kWhole : more(Arrival::State::Partial);
             if (!line_.empty())
                 return is_request_line(line_) ? head() : kWhole;
@@ -234,14 +241,14 @@ class Look {
         return i == bytes_.size() || bytes_[i] == '\r' || bytes_[i] == '\n' || (i > at_ && bytes_[i] == ' ');
     }
 
-    /// Takes the next line, without its end. False: it is not whole, or `refused_`: httpd says so at once, because it
-    /// is longer than `most`, has a zero in it, or ends in another way than it should.
+    /// Takes the next line, without its end. False: it is not whole, or `refused_`: httpd says so at once, because with
+    /// its line feed it is longer than `most`, has a zero in it, or ends in another way than it should.
     bool line(std::size_t most)
     {
         const std::size_t end = bytes_.find('\n', at_);
         line_ = bytes_.substr(at_, end == std::string_view::npos ? end : end - at_);
         if (end == std::string_view::npos) {
-            refused_ = line_.size() > std::max(most, kLinePieces);
+            refused_ = pieces() > most;
             return false;
         }
         at_ = end + 1;
@@ -249,8 +256,18 @@ class Look {
         if (ends_well)
             line_.remove_suffix(1);
         refused_ =
-            line_.size() > most + 1 || (limits_.strict && !ends_well) || line_.find('\0') != std::string_view::npos;
+            line_.size() + 1 > most || (limits_.strict && !ends_well) || line_.find('\0') != std::string_view::npos;
         return !refused_;
+    }
+
+    /// So much of a line that does not end httpd surely gets, while it waits for the rest: from mod_ssl in pieces of
+    /// one length, from core in pieces of that length or more.
+    std::size_t pieces() const
+    {
+        const std::size_t size = line_.size();
+        if (carrier_ == Carrier::Tls)
+            return size / kPiece * kPiece;
+        return size < kPiece ? 0 : std::max(std::min(size, kPiece + 1), size - (kPiece - 1));
     }
 
     // mod_remoteip takes it off.
@@ -267,7 +284,7 @@ class Look {
             if (bytes_.size() < length)
                 return until(Arrival::State::Partial, length);
             at_ = length;
-        } else if (bytes_.starts_with("PROXY ") && !line(kProxy1Most)) {
+        } else if (bytes_.starts_with("PROXY ") && !line(kProxy1Most + kRoom)) {
             return refused_ || bytes_.size() >= kProxy1Most ? kWhole : more(Arrival::State::Partial);
         }
         return std::nullopt;
@@ -292,7 +309,7 @@ class Look {
     std::optional<Arrival> read_fields(Fields &fields, Arrival::State state)
     {
         do {
-            if (!line(limits_.field_size))
+            if (!line(limits_.field_size + kRoom))
                 return refused_ ? kWhole : more(state);
             if (!fields.take(line_))
                 return kWhole;
@@ -336,6 +353,7 @@ class Look {
 
     const std::string_view bytes_;
     const RequestLimits &limits_;
+    const Carrier carrier_;
     std::size_t at_ = 0;
     std::size_t head_ = 0;
     std::string_view line_;
@@ -344,9 +362,9 @@ class Look {
 
 } // namespace
 
-Arrival look_at_request(std::string_view bytes, const RequestLimits &limits)
+Arrival look_at_request(std::string_view bytes, const RequestLimits &limits, Carrier carrier)
 {
-    return Look(bytes, limits).go();
+    return Look(bytes, limits, carrier).go();
 }
 
 Arrival look_at_record(std::string_view bytes, const RequestLimits &limits)

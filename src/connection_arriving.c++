@@ -60,7 +60,9 @@ Connection::Here Connection::look_inside(const RequestLimits &limits)
 
 Connection::Here Connection::judge(std::string_view bytes, const RequestLimits &limits)
 {
-    Arrival arrival = peer_.expects == Expects::Record ? look_at_record(bytes, limits) : look_at_request(bytes, limits);
+    Arrival arrival = peer_.expects == Expects::Record
+                          ? look_at_record(bytes, limits)
+                          : look_at_request(bytes, limits, tls_ ? Carrier::Tls : Carrier::Socket);
     if (arrival.state == Arrival::State::Body && peer_.expects == Expects::Head)
         arrival.state = Arrival::State::Whole;
     if (arrival.state == Arrival::State::Whole)

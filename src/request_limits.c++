@@ -38,6 +38,7 @@ RequestLimits read_request_limits(const server_rec *servers)
     RequestLimits limits;
     limits.line = limits.field_size = limits.fields = 0;
     limits.proxy_header = ap_find_linked_module("mod_remoteip.c") != nullptr;
+    limits.http2_preface = ap_find_linked_module("mod_http2.c") != nullptr;
     limits.only_http = !others_speak();
     for (const server_rec *server = servers; server; server = server->next) {
         const auto *core = static_cast<core_server_config *>(ap_get_core_module_config(server->module_config));

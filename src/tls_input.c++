@@ -99,6 +99,7 @@ bool TlsInput::read_ahead(std::size_t most)
         }
         apr_brigade_cleanup(bb);
     }
+    ended_ = !good;
     return good;
 }
 
@@ -128,6 +129,16 @@ void TlsInput::give_some(apr_bucket_brigade *bb, std::size_t length, bool keep)
         begin_ += length;
 }
 
+// A line that does not end comes in pieces, as mod_ssl gives it. 0: the last one is none, because its client has ended.
+std::size_t TlsInput::line_piece(std::string_view here) const
+{
+    if (const std::size_t end = here.find('\n'); end != std::string_view::npos)
+        return end + 1;
+    if (connection_.late() || (ended_ && here.size() < HUGE_STRING_LEN))
+        return 0;
+    return std::min<std::size_t>(here.size(), HUGE_STRING_LEN);
+}
+
 apr_status_t TlsInput::give(apr_bucket_brigade *bb, ap_input_mode_t mode, apr_read_type_e block, apr_off_t most)
 {
     if (mode == AP_MODE_INIT && handshaken_)
@@ -143,16 +154,12 @@ apr_status_t TlsInput::give(apr_bucket_brigade *bb, ap_input_mode_t mode, apr_re
     }
     const std::size_t bound = std::min(here.size(), static_cast<std::size_t>(std::max<apr_off_t>(most, 0)));
     switch (here.empty() ? AP_MODE_INIT : mode) {
-    case AP_MODE_GETLINE: // a line that does not end comes in pieces, as mod_ssl gives it: the second is too much
-        if (const std::size_t end = here.find('\n'); end != std::string_view::npos) {
-            give_some(bb, end + 1, false);
+    case AP_MODE_GETLINE:
+        if (const std::size_t length = line_piece(here)) {
+            give_some(bb, length, false);
             return APR_SUCCESS;
         }
-        if (!connection_.late()) {
-            give_some(bb, std::min<std::size_t>(HUGE_STRING_LEN, here.size()), false);
-            return APR_SUCCESS;
-        }
-        begin_ = end_; // half a line, and no more to come
+        begin_ = end_; // half a line, and no more to come: mod_ssl loses it, too
         break;
     case AP_MODE_READBYTES:
     case AP_MODE_SPECULATIVE:

@@ -29,11 +29,15 @@ struct RequestLimits {
     bool strict = true;            ///< HttpProtocolOptions Strict: lines end with CR LF
     bool proxy_header = false;     ///< a PROXY header before the request is skipped: there is a module that reads it
     bool only_http = true;         ///< no module is there that speaks another protocol
+    bool http2_preface = true;     ///< is waited for: there is a module that wants to see all of it
 };
 
-/// HTTP/1, on a connection without TLS. Of a body so much as fits into `limits.most` bytes is waited for, unless the
+/// Where the bytes come from: that makes a difference for lines that don't end.
+enum class Carrier : std::uint8_t { Socket, Tls };
+
+/// HTTP/1. Of a body so much as fits into `limits.most` bytes is waited for, unless the
 /// client expects an answer first (Expect).
-Arrival look_at_request(std::string_view bytes, const RequestLimits &limits);
+Arrival look_at_request(std::string_view bytes, const RequestLimits &limits, Carrier carrier = Carrier::Socket);
 
 /// TLS: the first record. Bytes that are no handshake are whole: mod_ssl has something to say to them.
 Arrival look_at_record(std::string_view bytes, const RequestLimits &limits);

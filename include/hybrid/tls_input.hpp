@@ -43,12 +43,14 @@ class TlsInput {
     {
     }
     void append(std::string_view bytes);
+    std::size_t line_piece(std::string_view here) const;
     void give_some(apr_bucket_brigade *bb, std::size_t length, bool keep);
 
     Connection &connection_;
     ap_filter_t *filter_;
     apr_bucket_brigade *brigade_; // empty between the calls
     bool handshaken_ = false;
+    bool ended_ = false;                 // it has been read to its end
     apr_status_t outcome_ = APR_SUCCESS; // of the handshake
     struct Free {
         void operator()(char *bytes) const { free(bytes); }

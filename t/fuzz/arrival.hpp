@@ -18,7 +18,15 @@ inline const char *check_arrival(std::string_view bytes, std::size_t part, std::
     limits.most = most;
     limits.proxy_header = most % 2;
     limits.only_http = most % 3;
-    for (const auto look : {hybrid::look_at_request, hybrid::look_at_record}) {
+    using hybrid::Carrier;
+    const auto request = [](std::string_view b, const hybrid::RequestLimits &l) {
+        return hybrid::look_at_request(b, l);
+    };
+    const auto inside = [](std::string_view b, const hybrid::RequestLimits &l) {
+        return hybrid::look_at_request(b, l, Carrier::Tls);
+    };
+    using Look = hybrid::Arrival (*)(std::string_view, const hybrid::RequestLimits &);
+    for (const Look look : {Look(request), Look(inside), Look(hybrid::look_at_record)}) {
         const std::string_view begin = bytes.substr(0, std::min(part, bytes.size()));
         const Arrival first = look(begin, limits);
         const Arrival all = look(bytes, limits);

@@ -72,6 +72,8 @@ void test_heads()
     ok(whole("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"), "PROXY without a module that reads it is refused at once");
     limits.strict = false;
     test_cuts("line feeds only, where they are allowed", "GET / HTTP/1.1\nHost: x\n\n", limits);
+    limits.http2_preface = false;
+    test_cuts("HTTP/2's preface, where nobody knows it", "PRI * HTTP/2.0\r\n", limits);
 }
 
 const std::string kPost = "POST / HTTP/1.1\r\nHost: x\r\n";
@@ -131,6 +133,8 @@ void test_refused()
     test_cuts("a folded length", kPost + "Content-Length: 5\r\n 5\r\n\r\n");
     test_cuts("an encoding that is not known", kPost + "Transfer-Encoding: gzip\r\n\r\n");
     test_cuts("chunks within it", kPost + "Transfer-Encoding: chunked, gzip\r\n\r\n");
+    test_cuts("chunks within two words", kPost + "Transfer-Encoding: gzip chunked\r\n\r\n");
+    test_cuts("a tab before chunked", kPost + "Transfer-Encoding: gzip,\tchunked\r\n\r\n");
     test_cuts("17 digits of a chunk's size", kChunked + "11111111111111111\r\n");
     test_cuts("a chunk's size that is none", kChunked + "5xyz\r\n");
     test_cuts("no digit", kChunked + "xyz\r\n");
@@ -161,8 +165,18 @@ void test_limits()
        "the number of fields is counted when the next line is here");
     limits.fields = 0;
     ok(!whole_now(get + "A: b\r\nC: d\r\nE: f\r\nG: h\r\n"), "no limit");
-    ok(!whole("GET /" + std::string(16000, 'x')) && whole("GET /" + std::string(25000, 'x')),
-       "httpd refuses a line that does not end when it has seen two pieces of it");
+    const auto unended = [&](std::size_t size, Carrier carrier, std::size_t line) {
+        limits.line = line;
+        const std::string bytes = "GET /" + std::string(size - 5, 'x');
+        return look_at_request(bytes, limits, carrier).state == State::Whole;
+    };
+    ok(!unended(8192, Carrier::Socket, 8190) && unended(8193, Carrier::Socket, 8190),
+       "httpd refuses a line that does not end as soon as it gets too much of it");
+    ok(!unended(8191, Carrier::Socket, 50) && unended(8192, Carrier::Socket, 50), "but not before it gets a piece");
+    ok(!unended(24193, Carrier::Socket, 16000) && unended(24194, Carrier::Socket, 16000), "or two of any length");
+    ok(!unended(16383, Carrier::Tls, 8190) && unended(16384, Carrier::Tls, 8190), "inside TLS it gets two pieces");
+    ok(!unended(8191, Carrier::Tls, 50) && unended(8192, Carrier::Tls, 50), "or one");
+    ok(!whole(kChunked + std::string(8191, '0')) && whole(kChunked + std::string(8192, '0')), "a chunk's line, too");
 }
 
 void test_others()
