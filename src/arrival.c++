@@ -76,7 +76,8 @@ bool is_absolute(std::string_view target)
 {
     const auto in_scheme = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || "+-."sv.find(c) < 3; };
     const std::size_t end = target.find("://");
-    if (end == 0 || end == std::string_view::npos || !std::all_of(target.begin(), target.begin() + end, in_scheme))
+    if (end == 0 || end == std::string_view::npos || !std::isalpha(static_cast<unsigned char>(target.front())) ||
+        !std::all_of(target.begin(), target.begin() + end, in_scheme))
         return false;
     target.remove_prefix(end + 3);
     const std::string_view authority = target.substr(0, target.find_first_of("/?"));

@@ -112,6 +112,7 @@ void test_refused()
     test_cuts("a blank too many", "GET  / HTTP/1.1\r\n");
     test_cuts("a control character", "GET /\x01 HTTP/1.1\r\n");
     test_cuts("no path", "GET a HTTP/1.1\r\n");
+    test_cuts("a scheme that begins with a digit", "GET 9p://x/ HTTP/1.1\r\n");
     test_cuts("a fragment", "GET /#a HTTP/1.1\r\n");
     test_cuts("a user", "GET http://u@x/ HTTP/1.1\r\n");
     test_cuts("a port that is none", "GET http://x:y/ HTTP/1.1\r\n");
