@@ -38,4 +38,10 @@ fuzz-channel:
 	$(QUIET)$(FUZZER) -o $(OUT)/fuzz/channel -x c++ t/fuzz/channel.c++ src/channel.c++
 	$(QUIET)cd $(OUT)/fuzz && ./channel -max_total_time=$(FUZZ_SECONDS) -max_len=300 -print_final_stats=1 corpus-channel
 
+#: fuzz-diff    the same bytes to the module and to mpm_event, which must answer alike, for SECONDS (180); SEED=n repeats a run
+.PHONY: fuzz-diff
+SECONDS ?= 180
+fuzz-diff: all
+	$(QUIET)t/fuzz/diff --seconds=$(SECONDS) $(if $(SEED),--seed=$(SEED))
+
 -include $(UNITS:=.d)
