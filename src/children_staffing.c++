@@ -88,6 +88,12 @@ bool Children::had_healthy_one()
     return had_healthy_child_;
 }
 
+void Children::go_slowly(int slot)
+{
+    retained_.staffing[slot % bucket_count()].spawn_rate = 1;
+    heeds_again_at_ = later(now(), kLongestPause);
+}
+
 bool Children::former_serve() const
 {
     for (int slot = 0; former_serves_ && slot < retained_.max_daemon_used; ++slot)

@@ -194,7 +194,7 @@ bool Parent::on_exit(const apr_proc_t &process, apr_exit_why_e why, int status)
     if (slot >= 0) {
         children_.on_gone(slot, 0, 0);
         if (processed == APEXIT_CHILDSICK)
-            retained_.staffing[slot % retained_.mpm->num_buckets].spawn_rate = 1; // short of something: slowly
+            children_.go_slowly(slot);
         else
             children_.replace(slot);
     } else if (ap_generation_t generation; ap_unregister_extra_mpm_process(process.pid, &generation)) {

@@ -28,6 +28,9 @@ class Children {
     void want_one_more() { ++to_start_; }
     /// The slot has become free: uses it for one that is still to start, if any.
     void replace(int slot);
+    /// The child in this slot could not start for want of something. So would the next, and those that call for help
+    /// would have one made at each call.
+    void go_slowly(int slot);
 
     /// Maps the memory that all children share, unless that has been done.
     void share();
