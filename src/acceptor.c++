@@ -256,19 +256,23 @@ void Acceptor::on_error(apr_status_t status, Time now)
     case ETIMEDOUT:
     case EHOSTUNREACH:
     case ENETUNREACH:
+        pause_ = 0; // nothing is short
         return;
     default:
         pause(status, now);
     }
 }
 
-// Connections that are there go on; accepting pauses, first shortly, then up to a second (K14).
+// Connections that are there go on; accepting pauses, first shortly, then up to a second (K14). Idle ones make room: as
+// long as it takes when this process is full, but once when all processes are short of something. If that did not help,
+// others have it.
 void Acceptor::pause(apr_status_t status, Time now)
 {
     if (slot_.tells_of_shortage(now, kQuietTime))
         ap_log_error(APLOG_MARK, APLOG_ERR, status, ap_server_conf,
                      HYBLOGNO(0001) "can't accept more connections; pausing until that is possible again");
-    if (status == EMFILE || status == ENFILE || status == ENOBUFS || status == ENOMEM)
+    const bool all_short = status == ENFILE || status == ENOBUFS || status == ENOMEM;
+    if (status == EMFILE || (all_short && pause_ == 0))
         callbacks_.make_room(callbacks_.listener, kAcceptsAtOnce);
     pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
     stop_listening(pause_, now, "Short of resources");
