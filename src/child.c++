@@ -20,8 +20,9 @@ namespace hybrid {
 
 namespace {
 
-constexpr Duration kTrimDelay = seconds(1);    // more may go to sleep at the same time
-constexpr Duration kSparePeriod = seconds(30); // threads that were not needed for so long are ended
+constexpr Duration kTrimDelay = seconds(1);        // more may go to sleep at the same time
+constexpr Duration kSparePeriod = seconds(30);     // threads that were not needed for so long are ended
+constexpr Duration kBlindPause = milliseconds(10); // between looks, while the system has no memory for poll(2)
 
 sigset_t watched_signals()
 {
@@ -221,6 +222,9 @@ void Child::serve()
         const Duration left = std::max<Duration>(0, until - now());
         const int ready =
             poll(waits, stands_in_ ? 4 : 3, until == kNever ? -1 : static_cast<int>((left + 999) / milliseconds(1)));
+        const bool blind = ready < 0 && errno != EINTR;
+        if (blind)
+            apr_sleep(kBlindPause);
         if (now() >= review_at) {
             scheduler_->retire_unneeded(kept);
             review_at = later(now(), kSparePeriod);
@@ -229,13 +233,13 @@ void Child::serve()
             trim_memory();
         if (now() >= ends_by_)
             end_overdue();
-        if (ready <= 0)
+        if (ready <= 0 && !blind)
             continue;
-        if (waits[2].revents && take_count(ticks_))
+        if ((blind || waits[2].revents) && take_count(ticks_))
             on_tick();
-        if (waits[1].revents && take_count(notices_))
+        if ((blind || waits[1].revents) && take_count(notices_))
             on_notice();
-        if (waits[0].revents)
+        if (blind || waits[0].revents)
             on_signal();
     }
 }

@@ -19,10 +19,14 @@ constexpr Duration kBusyTime = seconds(5);
 
 constexpr std::size_t kMostHolders = 100; // lines in the log
 
-bool readable(int fd, int milliseconds)
+/// It may be.
+bool readable(int fd, int time)
 {
     struct pollfd wait = {fd, POLLIN, 0};
-    return poll(&wait, 1, milliseconds) > 0;
+    const int ready = poll(&wait, 1, time);
+    if (ready < 0)
+        apr_sleep(milliseconds(time));
+    return ready != 0;
 }
 
 } // namespace

@@ -61,11 +61,14 @@ void Children::wait_for_call(Duration length)
     pthread_sigmask(SIG_BLOCK, &all, &before);
     Time end = later(now(), length);
     const ap_unixd_mpm_retained_data &mpm = *retained_.mpm;
+    bool blind = false; // the system has no memory for poll(2)
     for (Duration left = length; left > 0 && !mpm.restart_pending && !mpm.shutdown_pending; left = end - now()) {
         struct pollfd call = {retained_.calls, POLLIN, 0};
         const struct timespec timeout = {left / seconds(1), left % seconds(1) * 1000};
-        if (ppoll(&call, 1, &timeout, &before) <= 0)
-            break; // or a signal
+        if (const int ready = ppoll(&call, 1, &timeout, &before); ready <= 0) { // or a signal
+            blind = ready < 0 && errno != EINTR;
+            break;
+        }
         std::uint64_t calls = 0;
         [[maybe_unused]] const auto n = read(retained_.calls, &calls, sizeof calls);
         if (on_news())
@@ -74,6 +77,8 @@ void Children::wait_for_call(Duration length)
             end = std::min(end, heeds_again_at_);
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (blind)
+        apr_sleep(length);
 }
 
 void Children::wait_until_quiet(Duration most)
