@@ -23,6 +23,16 @@ $(UNITS): $(OUT)/unit/%: t/unit/%.c++ $(L0_OBJECTS)
 	@mkdir -p $(@D)
 	$(QUIET)$(CXX) -x c++ $(L0_FLAGS) -It/unit -o $@ $< -x none $(L0_OBJECTS)
 
+# What makes system calls fail in t/15-faults.t, by LD_PRELOAD.
+.PHONY: faults
+faults: build/out/faults.so
+build/out/faults.so: t/faults/faults.c++
+	$(call say,FAULTS,$<)
+	@mkdir -p $(@D)
+	$(QUIET)$(CXX) -x c++ -std=c++20 -shared -fPIC -O2 -g $(WARNINGS) -fno-exceptions -fno-rtti -U_FORTIFY_SOURCE \
+	    -o $@.new $< -ldl
+	$(QUIET)mv $@.new $@
+
 #: fuzz         libFuzzer on the look at a client's first bytes, and on what comes from other children, for FUZZ_SECONDS
 #:              (60) each; needs clang
 .PHONY: fuzz fuzz-arrival fuzz-channel
