@@ -2,7 +2,8 @@ package Hybrid::SideBySide;
 
 # The same clients, at the same time, of mpm_hybrid and of mpm_event, which is the measure of what a reload may cost.
 #
-#   my $servers = servers(mpm_conf => $more, conf => $more);   # { hybrid => ..., event => ... }; MPM=event: that only
+#   my $servers = servers(mpm_conf => $more, conf => $more, modules => $more);
+#                                                              # { hybrid => ..., event => ... }; MPM=event: that only
 #   url($servers->{hybrid}, 'h2', '/slow');                    # h1: plain; tls: HTTP/1.1 in it; h2: in TLS
 #   reload($servers, 8, 0.5);                                  # eight times, a pause of half a second after each
 #   add(\my %sums, 'hybrid', 'curl', { answered => 5, failed => { why => 1 } });
@@ -37,7 +38,7 @@ sub servers { my @how = @_; return { map { $_ => server($_, @how) } mpms() } }
 sub server {
     my ($which, %option) = @_;
     my $s = Hybrid::Server->new(
-        mpm => $which, modules => [qw(ssl socache_shmcb http2 env ratelimit rewrite)], level => 'notice',
+        mpm => $which, modules => [qw(ssl socache_shmcb http2 env ratelimit rewrite), @{ $option{modules} || [] }], level => 'notice',
         mpm_conf => $MPM_CONF . ($option{mpm_conf} // ''),
         conf => Hybrid::Server->tls_vhost('Protocols h2 http/1.1') . <<'CONF' . ($option{conf} // ''));
 Listen 127.0.0.1:@PORT3@ https
