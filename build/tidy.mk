@@ -1,7 +1,7 @@
 # What tools say about the source. These are part of make check, but tidy, which is slow.
 
 HEADERS := $(sort $(wildcard include/hybrid/*.hpp))
-CXX_FILES := $(SOURCES) $(HEADERS) $(wildcard t/unit/*.c++ t/unit/*.hpp t/fuzz/*.c++ t/fuzz/*.hpp t/faults/*.c++)
+CXX_FILES := $(SOURCES) $(HEADERS) $(wildcard t/unit/*.c++ t/unit/*.hpp t/fuzz/*.c++ t/fuzz/*.hpp t/faults/*.c++ t/planted/*)
 CLANG_FORMAT ?= $(firstword $(foreach f,clang-format-14 clang-format,$(shell command -v $(f))))
 CLANG_TIDY ?= $(firstword $(foreach t,clang-tidy clang-tidy-14,$(shell command -v $(t))))
 

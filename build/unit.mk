@@ -9,14 +9,31 @@ unit: $(UNITS)
 	$(QUIET)prove --quiet --exec '' $(UNITS)
 
 #: asan         the unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
-asan:
-	@$(MAKE) --no-print-directory unit VARIANT=asan OPTIMIZE='-O1 -g' \
-	    CXXFLAGS='$(CXXFLAGS) -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer'
-
 #: tsan         the unit tests under ThreadSanitizer
-tsan:
-	@TSAN_OPTIONS=halt_on_error=1 $(MAKE) --no-print-directory unit VARIANT=tsan OPTIMIZE='-O1 -g' \
-	    CXXFLAGS='$(CXXFLAGS) -fsanitize=thread'
+SANITIZE_asan := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SANITIZE_tsan := -fsanitize=thread -fno-omit-frame-pointer
+sanitized = $(MAKE) --no-print-directory VARIANT=$1 OPTIMIZE='-O1 -g' CXXFLAGS='$(CXXFLAGS) $(SANITIZE_$1)'
+asan tsan:
+	+@TSAN_OPTIONS=halt_on_error=1 $(call sanitized,$@) unit
+
+# The module for SANITIZER=asan|tsan build/run-suite.
+.PHONY: module-asan module-tsan
+module-asan module-tsan: module-%:
+	+@$(call sanitized,$*) module
+
+# The same with faults in it, for t/16-sanitizers.t.
+.PHONY: planted planted-asan planted-tsan
+planted-asan planted-tsan: planted-%:
+	+@$(call sanitized,$*) planted
+planted: $(OUT)/planted.so
+$(OUT)/t/planted/faults.o: $(OUT)/%.o: %.c++ $(OUT)/flags
+	$(call say,CXX,$<)
+	@mkdir -p $(@D)
+	$(QUIET)$(CXX) -x c++ $(ALL_FLAGS) -c -o $@ $<
+$(OUT)/planted.so: $(OBJECTS) $(OUT)/t/planted/faults.o build/exports.map
+	$(call say,LINK,$@)
+	$(QUIET)$(CXX) -shared -pthread $(CXXFLAGS) $(LDFLAGS) -Wl,--version-script=build/exports.map -o $@ $(filter %.o,$^)
+-include $(OUT)/t/planted/faults.d
 
 $(UNITS): $(OUT)/unit/%: t/unit/%.c++ $(L0_OBJECTS)
 	$(call say,UNIT,$<)

@@ -13,7 +13,7 @@ plan skip_all => 'worker says it in other words' if $mpm eq 'worker';
 
 sub server {
     my (%option) = @_;
-    return Hybrid::Server->new(probe => 1, mpm_conf => ($option{mpm} // <<'MPM'), conf => $option{conf} // '')->start;
+    return Hybrid::Server->new(probe => 1, mpm_conf => ($option{mpm} // <<'MPM'), conf => $option{conf} // '', crashes => $option{crashes})->start;
 StartServers 2
 ThreadsPerChild 4
 MaxRequestWorkers 16
@@ -235,7 +235,7 @@ subtest 'G10: signals to one child' => sub {
 };
 
 subtest 'P11: a crash' => sub {
-    my $s = server();
+    my $s = server(crashes => 'it is asked to');
     my $bystander = Hybrid::Client->new($s->port);
     my ($own) = $bystander->get('/conn')->{body} =~ /pid=(\d+)/;
     my $crashed;

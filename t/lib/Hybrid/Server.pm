@@ -16,6 +16,7 @@ package Hybrid::Server;
 #                                              # handlers at /sleep, /spin, /conn, /crash, /timer, /read and /leak
 #       limits   => { nofile => 60 },          # ulimits: nofile, nproc
 #       env      => { LD_PRELOAD => ... },
+#       crashes => 'why',                      # its children may crash
 #       uncounted => 'why',                    # nobody counts what its processes hold when it is stopped (see settle())
 #   );
 #   $s->start; $s->get('/'); $s->graceful; $s->stop;
@@ -23,7 +24,8 @@ package Hybrid::Server;
 # All waits have a limit; what does not come in time dies with the tail of the error log.
 #
 # A server that is stopped while none of this process's clients is open, or that goes out of scope, has to hold what it
-# held after its start, or a test fails.
+# held after its start, or a test fails. So it does when a child has crashed, or a sanitizer has found something (see
+# Hybrid::Sanitizer).
 
 use strict;
 use warnings;
@@ -37,6 +39,7 @@ use Test::Builder;
 use Hybrid::Client;
 use Hybrid::Count;
 use Hybrid::Packages;
+use Hybrid::Sanitizer;
 use Hybrid::Wait;
 
 our $HTTPD   = $ENV{HYBRID_HTTPD} || '/usr/sbin/apache2';
@@ -199,7 +202,7 @@ sub make_certificate {
 
 sub command {
     my ($self, @more) = @_;
-    return ($HTTPD, '-d', $self->{root}, '-f', "$self->{root}/httpd.conf", @{ $self->{args} }, @more);
+    return (Hybrid::Sanitizer::command(), $HTTPD, '-d', $self->{root}, '-f', "$self->{root}/httpd.conf", @{ $self->{args} }, @more);
 }
 
 # Runs apache2 with `@arguments`, such as '-t', and waits for it: (exit status, everything it printed).
@@ -214,13 +217,22 @@ sub run {
     local $/;
     my $text = <$out>;
     close $out;
-    return ($? >> 8, $text // '');
+    my $status = $? >> 8;
+    $text //= '';
+    my $undefined = Hybrid::Sanitizer::undefined_behaviour($text);
+    Test::Builder->new->ok(0, "no undefined behaviour in apache2 @arguments") || Test::Builder->new->diag($undefined) if $undefined;
+    return ($status, $text);
 }
 
 # In the process that becomes the server.
 sub set_environment {
     my ($self) = @_;
     my %environment = (Hybrid::Packages::environment(@{ $self->{modules} }), %{ $self->{env} || {} });
+    if ($self->{mpm} eq 'hybrid') {
+        my %sanitizer = Hybrid::Sanitizer::environment("$self->{root}/logs");
+        $sanitizer{LD_PRELOAD} .= " $environment{LD_PRELOAD}" if %sanitizer && $environment{LD_PRELOAD};
+        %environment = (%environment, %sanitizer);
+    }
     @ENV{ keys %environment } = values %environment;
 }
 
@@ -434,19 +446,41 @@ sub fail {
     croak join "\n", "$self->{mpm} server: $why", slurp("$self->{root}/logs/console"), $self->log_tail, '';
 }
 
-sub DESTROY {
+# Fails a test for each crash and each sanitizer's report, once.
+sub inspect {
     my ($self) = @_;
-    return if $self->{owner} != $$;
-    delete $servers{0 + $self};
-    local ($?, $!, $@);
-    Hybrid::Client::close_all(@{ $self->{ports} });
-    $self->settle if ${^GLOBAL_PHASE} eq 'RUN'; # what lives until then has been counted below
+    my $reports = Hybrid::Sanitizer::reports("$self->{root}/logs");
+    my $crashes = join '', $self->log =~ /^(.*exit signal (?!Killed|Terminated|Hangup|User).*\n)/mg;
+    $reports->{'a child'} = $crashes if $crashes;
+    for my $where (sort keys %$reports) {
+        next if $self->{crashes} || $self->{inspected}{$where}++;
+        my $test = Test::Builder->new;
+        $test->ok(0, "nothing is wrong within $where");
+        $test->diag($reports->{$where});
+    }
+}
+
+# Ends it, if it is there.
+sub end {
+    my ($self) = @_;
     my $pid = $self->{pid} || $self->pid || $self->{launched};
     if ($pid && _alive($pid)) {
         my @family = ($pid, $self->children($pid));
         kill 'TERM', $pid;
         wait_for(sub { !_alive($pid) }, 5) or kill 'KILL', @family;
     }
+}
+
+sub DESTROY {
+    my ($self) = @_;
+    return if $self->{owner} != $$;
+    delete $servers{0 + $self};
+    local ($?, $!, $@);
+    Hybrid::Client::close_all(@{ $self->{ports} });
+    my $counts = ${^GLOBAL_PHASE} eq 'RUN'; # what lives until then has been counted and inspected below
+    $self->settle if $counts;
+    $self->end;
+    $self->inspect if $counts;
     remove_tree($self->{root}) if !$ENV{HYBRID_KEEP};
 }
 
@@ -456,6 +490,8 @@ END {
     for my $server (grep { $_ && $_->{owner} == $$ } values %servers) {
         Hybrid::Client::close_all(@{ $server->{ports} });
         $server->settle;
+        $server->end;
+        $server->inspect;
     }
 }
 
