@@ -4,8 +4,8 @@
 use strict;
 use warnings;
 use Test::More;
-use File::Copy;
 use Hybrid::Load qw(run_command);
+use Hybrid::Sanitizer;
 use Hybrid::Server;
 
 plan skip_all => 'is about mpm_hybrid alone' if Hybrid::Server::mpm() ne 'hybrid';
@@ -39,17 +39,8 @@ sub passes {
     ok $passed, 'without a fault it passes' or diag $said;
 }
 
-sub build {
-    my ($sanitizer) = @_;
-    delete local @ENV{qw(MAKEFLAGS MFLAGS MAKELEVEL)};
-    my $said = run_command(600, 'make', '-C', $ENV{HYBRID_TOP}, "planted-$sanitizer");
-    my $so = "$ENV{HYBRID_SO}.$sanitizer";
-    copy("$ENV{HYBRID_TOP}/build/out/$sanitizer/planted.so", $so) or BAIL_OUT("can't build it: $said");
-    return $so;
-}
-
 subtest 'AddressSanitizer and UndefinedBehaviorSanitizer' => sub {
-    my $so = build('asan');
+    my $so = Hybrid::Sanitizer::built('asan', 'planted');
     passes('asan', $so);
     sees('asan', $so, 'a freed object that is read', qr/AddressSanitizer: heap-use-after-free.*\bheap\b[^\n]*faults\.c\+\+/s,
         'eval { $s->get("/planted?heap") };');
@@ -59,7 +50,7 @@ subtest 'AddressSanitizer and UndefinedBehaviorSanitizer' => sub {
 };
 
 subtest 'ThreadSanitizer' => sub {
-    my $so = build('tsan');
+    my $so = Hybrid::Sanitizer::built('tsan', 'planted');
     passes('tsan', $so);
     sees('tsan', $so, 'a race of two workers', qr/ThreadSanitizer: data race.*\brace\b[^\n]*faults\.c\+\+/s, <<'CODE');
 my @two = map { Hybrid::Client->new($s->port) } 1, 2;

@@ -5,6 +5,8 @@ package Hybrid::Sanitizer;
 #
 #   environment($folder)    # what the server's environment needs, nothing without SANITIZER; reports go to $folder
 #   command()               # words to put before the command that starts it
+#   built('asan')           # makes the module for a test that is always to run so, says where it is; ('asan', 'planted')
+#                           # with faults in it
 #   reports($folder)        # what has been found so far: { where it is said => text }
 #
 # Hybrid::Server asks for all of them, and fails the test when there is a report.
@@ -12,6 +14,8 @@ package Hybrid::Sanitizer;
 use strict;
 use warnings;
 use Carp;
+use File::Copy;
+use Hybrid::Load qw(run_command);
 
 my %RUNTIMES = (asan => [qw(libasan.so libubsan.so)], tsan => ['libtsan.so']);
 
@@ -42,7 +46,7 @@ sub environment {
     return if !sanitizer();
     return (
         LD_PRELOAD => join(' ', runtimes($ENV{HYBRID_SO})),
-        map { ($_ => "log_path=$folder/report-$_:$OPTIONS{$_}") } keys %OPTIONS,
+        map { ($_ => "log_path=$folder/report:$OPTIONS{$_}") } keys %OPTIONS,
     );
 }
 
@@ -53,6 +57,19 @@ sub command {
     return <$in> > 28 ? qw(setarch -R) : ();
 }
 
+# Beside the suite's own module, where the server's user can read it.
+sub built {
+    my ($sanitizer, $what) = @_;
+    delete local @ENV{qw(MAKEFLAGS MFLAGS MAKELEVEL)};
+    $what //= 'module';
+    my $file = $what eq 'module' ? 'mod_mpm_hybrid.so' : "$what.so";
+    my $said = run_command(900, 'make', '--no-print-directory', '-C', $ENV{HYBRID_TOP}, "$what-$sanitizer");
+    croak "can't make $what-$sanitizer: $said" if $?;
+    (my $so = $ENV{HYBRID_SO}) =~ s{[^/]*$}{$sanitizer-$file};
+    copy("$ENV{HYBRID_TOP}/build/out/$sanitizer/$file", $so) or croak "$so: $!";
+    return $so;
+}
+
 # One for each process, by the process; but UndefinedBehaviorSanitizer beside AddressSanitizer only writes to stderr,
 # which is a log.
 sub reports {
@@ -60,7 +77,7 @@ sub reports {
     my %reports;
     for my $path (glob "$folder/*") {
         my $text = Hybrid::Server::slurp($path);
-        my $found = $path =~ m{/report-[^/]*$} ? $text : undefined_behaviour($text);
+        my $found = $path =~ m{/report\.\d+$} ? $text : undefined_behaviour($text);
         $reports{$path} = $found if $found;
     }
     return \%reports;
