@@ -6,6 +6,7 @@ use Test::More;
 use Hybrid::Client;
 use IO::Socket::INET;
 use Hybrid::Load qw(wrk run_command);
+use Hybrid::Sanitizer;
 use Hybrid::Server;
 use Hybrid::Wait;
 
@@ -87,6 +88,7 @@ END { local $?; system("userdel $user 2>/dev/null") if $made }
 
 sub short_of_threads {
     my ($threads, $more) = @_;
+    $threads++ if Hybrid::Sanitizer::sanitizer() eq 'tsan'; # ThreadSanitizer has one everywhere
     my $s = Hybrid::Server->new(probe => 1, limits => { nproc => $threads }, mpm_conf => ($more // '') . <<'CONF');
 StartServers 1
 ThreadsPerChild 20

@@ -20,11 +20,13 @@ use Hybrid::Load qw(run_command);
 my %RUNTIMES = (asan => [qw(libasan.so libubsan.so)], tsan => ['libtsan.so']);
 
 # httpd and APR are not looked into. What they leave behind when they end is no leak; memory that only they read or write
-# is nothing ThreadSanitizer can judge, but it knows of their locks. A crash is a report, whoever handles signals.
+# is nothing ThreadSanitizer can judge, but it knows of their locks. A child that has to end at once joins no thread, and
+# waits for none. A crash is a report, whoever handles signals.
 my %OPTIONS = (
     ASAN_OPTIONS  => 'detect_leaks=0:detect_stack_use_after_return=1:handle_segv=2:handle_sigbus=2:abort_on_error=1',
     UBSAN_OPTIONS => 'print_stacktrace=1:abort_on_error=1',
-    TSAN_OPTIONS  => 'ignore_noninstrumented_modules=1:history_size=4:second_deadlock_stack=1:exitcode=0',
+    TSAN_OPTIONS  => 'ignore_noninstrumented_modules=1:report_thread_leaks=0:history_size=4:second_deadlock_stack=1'
+        . ':exitcode=0:atexit_sleep_ms=0',
 );
 
 sub sanitizer {

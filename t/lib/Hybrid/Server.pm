@@ -247,9 +247,7 @@ sub launch {
         $self->set_environment;
         my @command = $self->command($self->{foreground} ? qw(-D FOREGROUND) : ());
         if (my $limits = $self->{limits}) {
-            my %flag = (nofile => 'n', nproc => 'u');
-            my $ulimits = join ' ', map { "ulimit -$flag{$_} $limits->{$_};" } sort keys %$limits;
-            @command = ('bash', '-c', "$ulimits exec \"\$@\"", 'apache2', @command);
+            @command = ('prlimit', (map { "--$_=$limits->{$_}" } sort keys %$limits), @command);
         }
         exec @command or POSIX::_exit(127);
     }
