@@ -5,7 +5,7 @@ MAKEFLAGS += --no-builtin-rules
 SHELL := /bin/bash
 
 # These bring what they need with them, so they must not ask for it before.
-SELF_SUFFICIENT := check demo bench bench-quick bench-clients deps help fresh-check clean distclean
+SELF_SUFFICIENT := check torture demo bench bench-quick bench-clients deps help fresh-check clean distclean
 
 # Installing takes what is built: root's environment may have another compiler, or none.
 JUST_INSTALLS := $(if $(filter-out install uninstall,$(or $(MAKECMDGOALS),all)),,yes)
@@ -22,7 +22,7 @@ include build/install.mk
 include build/tidy.mk
 endif
 
-.PHONY: FORCE help deps check demo bench bench-quick bench-clients fresh-check clean distclean
+.PHONY: FORCE help deps check torture demo bench bench-quick bench-clients fresh-check clean distclean
 
 help:
 	@sed -n 's/^#: //p' $(MAKEFILE_LIST) build/*.mk
@@ -32,6 +32,11 @@ help:
 check:
 	@build/install-deps check
 	@build/check
+
+#: torture      an hour at most: the whole suite under ASan and UBSan, then under TSan, then a soak of TORTURE_SECONDS (900)
+torture:
+	@build/install-deps check
+	@build/torture
 
 #: demo         installs what is missing, then shows the module at work (DEMO_SECONDS=n: ends by itself)
 demo:
