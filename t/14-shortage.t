@@ -88,7 +88,7 @@ END { local $?; system("userdel $user 2>/dev/null") if $made }
 
 sub short_of_threads {
     my ($threads, $more) = @_;
-    $threads++ if Hybrid::Sanitizer::sanitizer() eq 'tsan'; # ThreadSanitizer has one everywhere
+    $threads += 2 if Hybrid::Sanitizer::sanitizer() eq 'tsan'; # ThreadSanitizer has some of its own
     my $s = Hybrid::Server->new(probe => 1, limits => { nproc => $threads }, mpm_conf => ($more // '') . <<'CONF');
 StartServers 1
 ThreadsPerChild 20
