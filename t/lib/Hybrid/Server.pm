@@ -16,6 +16,7 @@ package Hybrid::Server;
 #                                              # handlers at /sleep, /spin, /conn, /crash, /timer, /read and /leak
 #       limits   => { nofile => 60 },          # ulimits: nofile, nproc
 #       env      => { LD_PRELOAD => ... },
+#       ports    => [1025, 1026, 1027],        # instead of free ones
 #       crashes => 'why',                      # its children may crash
 #       uncounted => 'why',                    # nobody counts what its processes hold when it is stopped (see settle())
 #   );
@@ -107,7 +108,7 @@ sub new {
     open my $probe, '>', "$self->{root}/probe" or die "probe: $!"; # root and the server's user write to it
     close $probe;
     chmod 0666, "$self->{root}/probe";
-    $self->{ports} = [ map { free_port() } 1 .. 3 ];
+    $self->{ports} ||= [ map { free_port() } 1 .. 3 ];
     $self->file('index.html', "hello\n");
     $self->write_conf($self->conf_text);
     weaken($servers{0 + $self} = $self);
