@@ -3,10 +3,9 @@
 use strict;
 use warnings;
 use Test::More;
-use IO::Socket::INET;
+use Hybrid::Backends;
 use Hybrid::Client;
 use Hybrid::Load qw(run_command wrk);
-use Hybrid::Packages qw(program);
 use Hybrid::Server;
 use Hybrid::Wait;
 
@@ -37,19 +36,9 @@ subtest 'H25: mod_proxy_http, both ends reloaded under load' => sub {
 };
 
 subtest 'a tunnel holds one worker, and outlives a reload' => sub {
-    my $listen = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 5) or die;
-    my $backend = fork // die;
-    if (!$backend) { # switches protocols, then echoes
-        alarm 60;
-        my $socket = $listen->accept;
-        $socket->autoflush(1);
-        while (my $line = <$socket>) { last if $line eq "\r\n" }
-        print $socket "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-        while (sysread $socket, my $bytes, 4096) { print $socket $bytes }
-        POSIX::_exit(0);
-    }
+    my $backend = Hybrid::Backends->web_socket;
     my $s = Hybrid::Server->new(mpm_conf => $two_children, modules => [qw(proxy proxy_http proxy_wstunnel)],
-        conf => sprintf("ProxyPass /ws http://127.0.0.1:%d/ upgrade=websocket\n", $listen->sockport))->start;
+        conf => sprintf("ProxyPass /ws http://127.0.0.1:%d/ upgrade=websocket\n", $backend->port))->start;
     my $client = Hybrid::Client->new($s->port);
     $client->send("GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
         . "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n");
@@ -62,7 +51,6 @@ subtest 'a tunnel holds one worker, and outlives a reload' => sub {
     $client->send('two');
     is $client->read_bytes(3), 'two', 'after a reload, too';
     $client->disconnect;
-    waitpid $backend, 0;
     is $s->get('/')->{status}, 200, 'it goes on';
 };
 
@@ -72,18 +60,8 @@ subtest 'mod_proxy_fcgi and php-fpm' => sub {
     SetHandler "proxy:unix:@ROOT@/run/fpm.sock|fcgi://localhost"
 </FilesMatch>
 CONF
-    my $root = $s->root;
-    open my $conf, '>', "$root/fpm.conf" or die;
-    print $conf "[global]\nerror_log = $root/logs/fpm\ndaemonize = no\n[www]\nlisten = $root/run/fpm.sock\npm = static\npm.max_children = 4\n",
-        $> == 0 ? "user = www-data\ngroup = www-data\nlisten.owner = www-data\n" : '';
-    close $conf;
     $s->file('hello.php', '<?php echo "php ", $_GET["n"], " ", strlen(file_get_contents("php://input")), "\n";');
-    my $fpm = fork // die;
-    if (!$fpm) {
-        open STDERR, '>>', "$root/logs/fpm";
-        exec program('php-fpm'), '-n', '-F', '-y', "$root/fpm.conf" or POSIX::_exit(127);
-    }
-    ok wait_for(sub { -S "$root/run/fpm.sock" }, 20), 'php-fpm is there';
+    my $fpm = Hybrid::Backends->php_fpm($s->root);
     $s->start;
     is $s->get('/hello.php?n=1')->{body}, "php 1 0\n", 'a script';
     my $client = Hybrid::Client->new($s->port);
@@ -94,8 +72,6 @@ CONF
     is $load->{bad}, 0, 'no bad answer under load' or diag $load->{text};
     is $load->{errors}, 0, 'none lost' or diag $load->{text} if $mpm ne 'event'; # K01
     cmp_ok $load->{requests}, '>', 50, 'it is served';
-    kill 'TERM', $fpm;
-    waitpid $fpm, 0;
 };
 
 my $cgi = <<'CONF';
