@@ -79,7 +79,8 @@ sub proxy {
     }
     my $self = bless { name => $name, port => $port, pid => $pid, owner => $$ }, 'Proxy';
     my $answer = sub { return eval { Hybrid::Client->new($port)->get('/') } || { status => 0 } };
-    wait_for(sub { $answer->()->{status} == 200 }, 30) or die "$name does not answer:\n" . Hybrid::Server::slurp("$folder/said");
+    wait_for(sub { $answer->()->{status} == 200 }, 30)
+        or die "$name does not answer:\n" . Hybrid::Server::slurp("$folder/said");
     return $self;
 }
 

@@ -7,7 +7,7 @@ package Hybrid::SideBySide;
 #   url($servers->{hybrid}, 'h2', '/slow');                    # h1: plain; tls: HTTP/1.1 in it; h2: in TLS
 #   reload($servers, 8, 0.5);                                  # eight times, a pause of half a second after each
 #   add(\my %sums, 'hybrid', 'curl', { answered => 5, failed => { why => 1 } });
-#   judge(\%sums, closed => qr/tls/);                          # tests: none of hybrid's fails; such: not more than event's
+#   judge(\%sums, closed => qr/tls/);                      # tests: none of hybrid's fails; such: no more than event's
 #
 # /slow takes a fifth of a second, /dot.gif is an image, POST is answered like GET.
 
@@ -38,7 +38,8 @@ sub servers { my @how = @_; return { map { $_ => server($_, @how) } mpms() } }
 sub server {
     my ($which, %option) = @_;
     my $s = Hybrid::Server->new(
-        mpm => $which, modules => [qw(ssl socache_shmcb http2 env ratelimit rewrite), @{ $option{modules} || [] }], level => 'notice',
+        mpm => $which, level => 'notice',
+        modules => [qw(ssl socache_shmcb http2 env ratelimit rewrite), @{ $option{modules} || [] }],
         mpm_conf => $MPM_CONF . ($option{mpm_conf} // ''),
         conf => Hybrid::Server->tls_vhost('Protocols h2 http/1.1') . <<'CONF' . ($option{conf} // ''));
 Listen 127.0.0.1:@PORT3@ https
