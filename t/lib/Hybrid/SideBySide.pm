@@ -38,7 +38,7 @@ sub servers { my @how = @_; return { map { $_ => server($_, @how) } mpms() } }
 sub server {
     my ($which, %option) = @_;
     my $s = Hybrid::Server->new(
-        mpm => $which, level => 'notice',
+        mpm => $which, level => 'notice', uncounted => $which eq 'event' && 'only the measure',
         modules => [qw(ssl socache_shmcb http2 env ratelimit rewrite), @{ $option{modules} || [] }],
         mpm_conf => $MPM_CONF . ($option{mpm_conf} // ''),
         conf => Hybrid::Server->tls_vhost('Protocols h2 http/1.1') . <<'CONF' . ($option{conf} // ''));
