@@ -80,22 +80,20 @@ subtest 'more blocked handlers than one child has threads' => sub {
 };
 
 # A client that pipelines without an end, until stop() says so: how many requests it has sent, and answers it has got.
+sub Greedy::stop {
+    my ($self) = @_;
+    close $self->{stop};
+    return map { scalar readline $_ } @{ $self->{counts} };
+}
+sub Greedy::DESTROY { my ($self) = @_; local ($?, $!); kill 'KILL', @{ $self->{pids} }; close $_ for @{ $self->{counts} } }
+
 sub greedy_client {
     my ($s) = @_;
     my $client = Hybrid::Client->new($s->port);
     $client->socket->setsockopt(SOL_SOCKET, SO_SNDBUF, pack 'i', 65_536); # else the kernel takes hundreds of thousands
     pipe my $may_go_on, my $stop or die "pipe: $!";
-    my @helpers = map {
-        my $work = $_;
-        my $pid = open my $count, '-|';
-        if (!$pid) {
-            die "fork: $!" if !defined $pid;
-            close $stop;
-            syswrite STDOUT, $work->();
-            POSIX::_exit(0);
-        }
-        $count;
-    } sub { # writes as fast as it is read
+    my $self = bless { stop => $stop, pids => [], counts => [] }, 'Greedy';
+    for my $work (sub { # writes as fast as it is read
         my $sent = 0;
         $sent += 100 while !IO::Select->new($may_go_on)->can_read(0) && $client->send("GET / HTTP/1.1\r\nHost: x\r\n\r\n" x 100);
         $client->half_close;
@@ -107,8 +105,17 @@ sub greedy_client {
             $text =~ s/\A.*\n//s; # but the beginning of another line
         }
         return $answers;
-    };
-    return sub { close $stop; my @counts = map { scalar readline $_ } @helpers; close $_ for @helpers; return @counts };
+    }) {
+        my $pid = open(my $count, '-|') // die "fork: $!";
+        if ($pid == 0) {
+            close $stop;
+            syswrite STDOUT, $work->();
+            POSIX::_exit(0);
+        }
+        push @{ $self->{pids} }, $pid;
+        push @{ $self->{counts} }, $count;
+    }
+    return $self;
 }
 
 subtest 'K24: a pipelining client lets others in between' => sub {
@@ -117,7 +124,7 @@ subtest 'K24: a pipelining client lets others in between' => sub {
         'MaxKeepAliveRequests 0'); # one worker: nobody else could help out
     my $other = Hybrid::Client->new($s->port);
     $other->get('/');
-    my $stop = greedy_client($s);
+    my $greedy = greedy_client($s);
     is scalar(grep { $other->get('/')->{body} eq "hello\n" } 1 .. 20), 20, 'twenty requests of another are answered beside one without an end';
     # All twenty are there when the first is answered: each answer says how many there have been in all by then.
     my ($between, $most);
@@ -130,7 +137,7 @@ subtest 'K24: a pipelining client lets others in between' => sub {
     }, 20);
     cmp_ok $between, '>', 0, "and of its own in between: $between";
     cmp_ok $most, '<=', 8, "no more than eight in a row: $most";
-    my ($sent, $answers) = $stop->();
+    my ($sent, $answers) = $greedy->stop;
     cmp_ok $sent, '>', 100, "when it ends, after $sent requests,";
     is $answers, $sent, 'all of its own are answered';
 };
