@@ -87,20 +87,26 @@ bool TlsInput::read_ahead(std::size_t most)
                                                static_cast<apr_off_t>(most - (end_ - begin_)));
         if (APR_STATUS_IS_EAGAIN(rv) || (rv == APR_SUCCESS && APR_BRIGADE_EMPTY(bb)))
             break;
-        good = rv == APR_SUCCESS;
-        for (apr_bucket *bucket = APR_BRIGADE_FIRST(bb); good && bucket != APR_BRIGADE_SENTINEL(bb);
-             bucket = APR_BUCKET_NEXT(bucket)) {
-            const char *bytes;
-            apr_size_t length = 0;
-            good = !APR_BUCKET_IS_METADATA(bucket) &&
-                   apr_bucket_read(bucket, &bytes, &length, APR_NONBLOCK_READ) == APR_SUCCESS;
-            if (good)
-                append({bytes, length});
-        }
+        good = rv == APR_SUCCESS && append_all(bb);
         apr_brigade_cleanup(bb);
     }
     ended_ = !good;
     return good;
+}
+
+// False: there is something else than bytes.
+bool TlsInput::append_all(apr_bucket_brigade *bb)
+{
+    for (apr_bucket *bucket = APR_BRIGADE_FIRST(bb); bucket != APR_BRIGADE_SENTINEL(bb);
+         bucket = APR_BUCKET_NEXT(bucket)) {
+        const char *bytes;
+        apr_size_t length = 0;
+        if (APR_BUCKET_IS_METADATA(bucket) ||
+            apr_bucket_read(bucket, &bytes, &length, APR_NONBLOCK_READ) != APR_SUCCESS)
+            return false;
+        append({bytes, length});
+    }
+    return true;
 }
 
 void TlsInput::append(std::string_view bytes)
@@ -129,14 +135,36 @@ void TlsInput::give_some(apr_bucket_brigade *bb, std::size_t length, bool keep)
         begin_ += length;
 }
 
-// A line that does not end comes in pieces, as mod_ssl gives it. 0: the last one is none, because its client has ended.
-std::size_t TlsInput::line_piece(std::string_view here) const
+// A line, or a piece of one that does not end, of the same length as mod_ssl's. What is less is lost, as mod_ssl loses
+// it, when its client has ended or is late; unless it may just not wait.
+apr_status_t TlsInput::give_line(apr_bucket_brigade *bb, apr_read_type_e block)
 {
-    if (const std::size_t end = here.find('\n'); end != std::string_view::npos)
-        return end + 1;
-    if (connection_.late() || (ended_ && here.size() < HUGE_STRING_LEN))
-        return 0;
-    return std::min<std::size_t>(here.size(), HUGE_STRING_LEN);
+    if (begin_ > 0 && held().find('\n') == std::string_view::npos) { // what has been given stays for this call
+        std::unique_ptr<char[], Free> given = std::move(bytes_);
+        const std::string_view here(given.get() + begin_, end_ - begin_);
+        room_ = begin_ = end_ = 0;
+        append(here);
+        given_ = std::move(given);
+    }
+    apr_status_t rv = connection_.late() ? APR_TIMEUP : ended_ ? APR_EOF : APR_SUCCESS;
+    std::size_t end;
+    while ((end = held().find('\n')) == std::string_view::npos && held().size() < HUGE_STRING_LEN &&
+           rv == APR_SUCCESS) {
+        rv = ap_get_brigade(filter_->next, brigade_, AP_MODE_READBYTES, block,
+                            static_cast<apr_off_t>(HUGE_STRING_LEN - held().size()));
+        if (rv == APR_SUCCESS && APR_BRIGADE_EMPTY(brigade_))
+            rv = APR_EAGAIN;
+        else if (rv == APR_SUCCESS && !append_all(brigade_))
+            rv = APR_EOF;
+        apr_brigade_cleanup(brigade_);
+    }
+    if (end != std::string_view::npos || held().size() >= HUGE_STRING_LEN) {
+        give_some(bb, std::min<std::size_t>(end + 1 ? end + 1 : HUGE_STRING_LEN, held().size()), false);
+        return APR_SUCCESS;
+    }
+    if (!APR_STATUS_IS_EAGAIN(rv))
+        begin_ = end_;
+    return rv;
 }
 
 apr_status_t TlsInput::give(apr_bucket_brigade *bb, ap_input_mode_t mode, apr_read_type_e block, apr_off_t most)
@@ -155,12 +183,7 @@ apr_status_t TlsInput::give(apr_bucket_brigade *bb, ap_input_mode_t mode, apr_re
     const std::size_t bound = std::min(here.size(), static_cast<std::size_t>(std::max<apr_off_t>(most, 0)));
     switch (here.empty() ? AP_MODE_INIT : mode) {
     case AP_MODE_GETLINE:
-        if (const std::size_t length = line_piece(here)) {
-            give_some(bb, length, false);
-            return APR_SUCCESS;
-        }
-        begin_ = end_; // half a line, and no more to come: mod_ssl loses it, too
-        break;
+        return give_line(bb, block);
     case AP_MODE_READBYTES:
     case AP_MODE_SPECULATIVE:
         return give_some(bb, bound, mode == AP_MODE_SPECULATIVE), APR_SUCCESS;

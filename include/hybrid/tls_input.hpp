@@ -43,7 +43,8 @@ class TlsInput {
     {
     }
     void append(std::string_view bytes);
-    std::size_t line_piece(std::string_view here) const;
+    bool append_all(apr_bucket_brigade *bb);
+    apr_status_t give_line(apr_bucket_brigade *bb, apr_read_type_e block);
     void give_some(apr_bucket_brigade *bb, std::size_t length, bool keep);
 
     Connection &connection_;
