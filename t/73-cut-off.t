@@ -105,7 +105,7 @@ sub at_rest {
             @left = map { "$_ is $status->{$_}, not $expected{$_}" } grep { $status->{$_} != $expected{$_} } sort keys %expected;
         }
         return !@left;
-    }, 40);
+    }, 20);
     diag "seed $seed: $_" for $rests ? () : @left;
     return $rests;
 }

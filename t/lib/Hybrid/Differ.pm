@@ -13,9 +13,10 @@ package Hybrid::Differ;
 # planted => 1: a hybrid that does differ, to see that it is seen.
 #
 # Both get the bytes at the same time. When both have been quiet for a while they must have said the same, but Date
-# and Server, and must both have closed or not, hybrid no later after the piece that event answers than event plus 100 ms.
-# Then the clients end their side, and the rest must be the same. What differs is tried again with few others around:
-# event may have other answers to the same bytes (whether an end comes with the last bytes or behind them); a late answer
+# and Server, and must both have closed or not, hybrid no later after the piece that event answers than event plus
+# 100 ms. Then the clients end their side, and the rest must be the same. What differs is tried again with few others
+# around: event may have other answers to the same bytes (whether an end comes with the last bytes or behind them), also
+# when they come in one piece (how many of the blank lines behind a request are there when it is done); a late answer
 # must be late each time, also beside a second event's, because the machine may be busy.
 
 use strict;
@@ -32,6 +33,8 @@ my $HANG = 6;         # so long one may be behind the other
 my $END = 12;         # so long an answer to the client's end may take
 my $LATE = 0.1;
 my $TRIES = 5;
+my $LONG = 0.35; # so that an answer is late that does not come before
+my @TALKS = qw(hybrid event control uncut); # of a case; the last two only when it is tried again
 my @PAUSES = (0, 0, 0.001, 0.005, 0.02, 0.045);
 
 # What hybrid does on purpose: [why, of which pairs that is true].
@@ -40,7 +43,9 @@ my @ACCEPTED = (
         my ($pair) = @_;
         my %before = %{ $pair->{before} };
         return 0 if $pair->{case}{kind} !~ /\bbody\b/ || $pair->{after}{hybrid} ne $pair->{after}{event};
-        return $before{event} =~ m{HTTP/1\.1 [45]\d\d } && at_its_end($pair->{hybrid}) if $before{hybrid} eq $before{event};
+        if ($before{hybrid} eq $before{event}) {
+            return $before{event} =~ m{HTTP/1\.1 [45]\d\d } && at_its_end($pair->{hybrid});
+        }
         return lacks_body($pair->{case}{bytes}) && $before{hybrid} =~ /^(.*)\n-- open$/s
             && $before{event} =~ m{^\Q$1\EHTTP/1\.1 [45]\d\d .*\n-- closed$}s;
     } ],
@@ -145,15 +150,12 @@ sub case {
     );
     my @positions;
     if ($chance->one_in(2)) { # each position once, before any comes again
-        my $all = $self->{positions};
-        my $step = 1 + int(@$all * 0.618);
-        $step++ while !prime_to($step, scalar @$all);
-        my ($request, $position) = @{ $all->[ ($number * $step + $self->{seed}) % @$all ] };
+        my ($request, $position) = @{ $self->one_of($self->{positions}, $number) };
         @case{qw(request bytes)} = @{ $requests[$request] }{qw(name bytes)};
         @positions = ($position);
     }
     else {
-        my $request = $chance->pick(@requests);
+        my $request = $self->one_of(\@requests, $number);
         @case{qw(request bytes)} = @$request{qw(name bytes)};
         if ($chance->one_in(2)) {
             $case{request} .= ', changed';
@@ -171,9 +173,18 @@ sub case {
     my @pauses = @positions > 20 ? $chance->pick(0, 0.001, 0.004)
         : $chance->one_in(3)     ? $chance->pick(@PAUSES)
         :                          @PAUSES;
+    @pauses = $LONG if @positions < 4 && $chance->one_in(3);
     $case{pieces} = [ map { [ $chance->pick(@pauses), $_ ] } Hybrid::Corpus::cut($case{bytes}, @positions) ];
     $case{pieces}[0][0] = 0;
     return \%case;
+}
+
+# All of them by turns, far apart.
+sub one_of {
+    my ($self, $list, $number) = @_;
+    my $step = 1 + int(@$list * 0.618);
+    $step++ while !prime_to($step, scalar @$list);
+    return $list->[ ($number * $step + $self->{seed}) % @$list ];
 }
 
 sub prime_to { my ($a, $b) = @_; ($a, $b) = ($b, $a % $b) while $b; return $a == 1 }
@@ -183,10 +194,12 @@ sub start {
     my ($self, $case, $control) = @_;
     my $event = $KINDS{ $case->{kind} }[2];
     my %talks = map {
-        my ($who, $kind) = @$_;
+        my ($who, $kind, @pieces) = @$_;
         my $port = $self->server($kind)->port($case->{tls} ? 2 : 1);
-        ($who => Hybrid::Talk->new($port, map { $_ => $case->{$_} } qw(pieces tls before notifies)));
-    } [ hybrid => $case->{kind} ], [ event => $event ], $control ? [ control => $event ] : ();
+        my %how = map { $_ => $case->{$_} } qw(pieces tls before notifies);
+        ($who => Hybrid::Talk->new($port, %how, @pieces));
+    } [ hybrid => $case->{kind} ], [ event => $event ],
+        $control ? ([ control => $event ], [ uncut => $event, pieces => [ [ 0, $case->{bytes} ] ] ]) : ();
     return { case => $case, %talks, since => monotonic() };
 }
 
@@ -209,16 +222,16 @@ sub settled {
         return 0 if (!$hybrid->sent || !$event->sent) && $now - $pair->{since} < 60;
         my $quiet = $now - max($hybrid->last_at, $event->last_at);
         return 0 if $quiet < $QUIET;
-        my %said = map { $_ => outcome($pair->{$_}) } qw(hybrid event);
+        my %said = map { $_ => outcome($pair->{$_}) } grep { $pair->{$_} } @TALKS;
         return 0 if $said{hybrid} ne $said{event} && $quiet < $HANG;
         $pair->{before} = \%said;
         my $noise = $pair->{control} ? max(behind($pair->{control}, $event), behind($event, $pair->{control})) : 0;
         $pair->{late} = max(0, behind($hybrid, $event) - $noise - $LATE);
         $pair->{ended} = $now;
-        $_->end('fin') for grep { $_ && !$_->closed } @$pair{qw(hybrid event control)};
+        $_->end('fin') for grep { $_ && !$_->closed } @$pair{@TALKS};
     }
     return 0 if !($hybrid->closed && $event->closed) && $now - $pair->{ended} < $END;
-    $pair->{after} = { map { $_ => outcome($pair->{$_}) } qw(hybrid event) };
+    $pair->{after} = { map { $_ => outcome($pair->{$_}) } grep { $pair->{$_} } @TALKS };
     return 1;
 }
 
@@ -252,7 +265,8 @@ sub at_its_end {
 # The last request has announced more than there is.
 sub lacks_body {
     my ($bytes) = @_;
-    return 0 if $bytes !~ /.*^(?:Content-Length:[ \t]*(\d+)|Transfer-Encoding:.*?chunked)[ \t]*\r?\n(?:[^\r\n]+\r?\n)*\r?\n(.*)\z/msi;
+    my $says = qr/^(?:Content-Length:[ \t]*(\d+)|Transfer-Encoding:.*?chunked)[ \t]*\r?\n/mi;
+    return 0 if $bytes !~ /.*$says(?:[^\r\n]+\r?\n)*\r?\n(.*)\z/s;
     my ($length, $body) = ($1, $2);
     return $length > length $body if defined $length;
     while ($body =~ s/^([0-9a-f]+)[^\n]*\n//i) {
@@ -276,7 +290,7 @@ sub talk_all {
             push @pairs, $self->start($case, $control);
         }
         last if !@pairs;
-        Hybrid::Talk::attend(0.02, grep { defined } map { @$_{qw(hybrid event control)} } @pairs);
+        Hybrid::Talk::attend(0.02, grep { defined } map { @$_{@TALKS} } @pairs);
         my $now = monotonic();
         my @on;
         for (@pairs) {
@@ -289,7 +303,7 @@ sub talk_all {
 
 sub run {
     my ($self, %option) = @_;
-    my $together = $option{together} // 80;
+    my $together = $option{together} // 120;
     my %run = (cases => 0, failures => [], again => 0, accepted => {});
     my %kinds = map { $_ => 1, $KINDS{$_}[2] => 1 } $self->hybrids;
     $self->server($_) for sort keys %kinds;
@@ -345,7 +359,7 @@ sub explained {
         return $why if !grep { (!same($_) || $_->{late}) && !$holds->($_) } @tries;
     }
     my $said = sub { my ($pair, $who) = @_; return join "\0", map { $pair->{$_}{$who} } qw(before after) };
-    my %events = map { $said->($_, 'event') => 1 } @tries;
+    my %events = map { my $pair = $_; map { $said->($pair, $_) => 1 } grep { $pair->{$_} } qw(event control uncut) } @tries;
     return if !$events{ $said->($first, 'hybrid') };
     return 'event says one or the other' if !same($first);
     return 'late once' if grep { !$_->{late} } @tries;
@@ -366,7 +380,8 @@ sub describe {
     push @lines, "late, beyond what may be, by @late ms" if grep { $_ } @late;
     for my $when (qw(before after)) {
         my %said = map { $_ => Hybrid::Corpus::text($tries[0]{$when}{$_}) } qw(event hybrid);
-        my @said = $said{event} eq $said{hybrid} ? "both say: $said{event}" : map { "$_ says: $said{$_}" } sort keys %said;
+        my @said = map { "$_ says: $said{$_}" } sort keys %said;
+        @said = "both say: $said{event}" if $said{event} eq $said{hybrid};
         push @lines, map { "$when the client's end $_" } @said;
     }
     return join "\n", map { length > 700 ? substr($_, 0, 500) . ' ... ' . substr($_, -150) : $_ } @lines;
