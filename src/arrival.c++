@@ -363,6 +363,11 @@ class Look {
 
 } // namespace
 
+bool may_begin_request(char first)
+{
+    return is_token(first) || first == '\r' || first == '\n';
+}
+
 Arrival look_at_request(std::string_view bytes, const RequestLimits &limits, Carrier carrier)
 {
     return Look(bytes, limits, carrier).go();

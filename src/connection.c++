@@ -81,11 +81,13 @@ int Connection::open(apr_thread_t *thread, int row, ap_filter_rec_t *tls_filter)
     mailbox_.sense = CONN_SENSE_DEFAULT;
     if (timeouts_of_ == ap_server_conf)
         timeouts_of_ = c->base_server;
-    if (peer_.expects == Expects::Record) {
-        tls_ = rc == OK || rc == DONE ? TlsInput::add(*this, tls_filter) : nullptr;
-        peer_.expects = tls_ ? peer_.inside : Expects::Nothing; // other modules' TLS is theirs
-        begins_ = 0;
-        looked_ = !tls_; // but at the first record only
+    if (peer_.expects != Expects::Nothing && (rc == OK || rc == DONE))
+        tls_ = TlsInput::add(*this, tls_filter);
+    if (peer_.expects == Expects::Record || tls_) { // there has been a look at the first record only, if at anything
+        peer_.expects = peer_.inside;
+        looked_ = false;
+        if (tls_)
+            begins_ = 0;
     }
     if (late_)
         apr_table_setn(c->notes, "short-lingering-close", "1"); // as mod_reqtimeout does

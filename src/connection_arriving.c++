@@ -1,6 +1,7 @@
 // How a connection's next request comes: what of it is here, and how long the rest may take.
 #include "hybrid/arrival.hpp"
 #include "hybrid/connection.hpp"
+#include "hybrid/request_limits.hpp"
 #include "hybrid/request_timeouts.hpp"
 #include "hybrid/tls_input.hpp"
 
@@ -60,6 +61,9 @@ Connection::Here Connection::look_inside(const RequestLimits &limits)
 
 Connection::Here Connection::judge(std::string_view bytes, const RequestLimits &limits)
 {
+    // Clients speak TLS where Listen has not said so, too.
+    if (!opened() && !may_begin_request(bytes.front()))
+        peer_.expects = Expects::Record;
     Arrival arrival = peer_.expects == Expects::Record
                           ? look_at_record(bytes, limits)
                           : look_at_request(bytes, limits, tls_ ? Carrier::Tls : Carrier::Socket);
@@ -141,11 +145,15 @@ bool Connection::await(std::size_t bytes)
     return false;
 }
 
-// Asks core's input filter itself, so that the filters above, mod_reqtimeout's with its clock and mod_ssl's, don't take
-// part. What it has read it keeps for them. If that is no whole request, the connection keeps a copy, and the rest is
-// looked at from outside.
+// Asks core's input filter itself, so that those above it, mod_reqtimeout's with its clock, don't take part. What it
+// has read it keeps for them. If that is no whole request, the connection keeps a copy, and the rest is looked at from
+// outside.
 Connection::Here Connection::look_live(const RequestLimits &limits)
 {
+    if (!reads_plainly(c_)) {
+        expect_nothing();
+        return Here::Whole;
+    }
     if (!look_)
         look_ = apr_brigade_create(pool_, buckets_);
     ap_filter_t *core = c_->input_filters;

@@ -10,6 +10,10 @@ namespace {
 
 using namespace std::literals;
 
+// Filters that leave what clients say as it is. (mod_remoteip's takes the PROXY header off, which arrival knows.)
+constexpr std::string_view kPlainInput[] = {"core_in"sv, "reqtimeout"sv, "log_input_output"sv, "dumpio_in"sv,
+                                            "remoteip_input"sv};
+
 // Modules with a process_connection hook that leave plain HTTP to http_core.
 constexpr std::string_view kHttpOnly[] = {"http_core.c"sv, "mod_ssl.c"sv, "mod_http2.c"sv, "mod_reqtimeout.c"sv};
 
@@ -48,6 +52,14 @@ RequestLimits read_request_limits(const server_rec *servers)
         limits.strict = limits.strict && core->http_conformance != AP_HTTP_CONFORMANCE_UNSAFE;
     }
     return limits;
+}
+
+bool reads_plainly(const conn_rec *c)
+{
+    for (const ap_filter_t *filter = c->input_filters; filter; filter = filter->next)
+        if (std::find(std::begin(kPlainInput), std::end(kPlainInput), filter->frec->name) == std::end(kPlainInput))
+            return false;
+    return true;
 }
 
 } // namespace hybrid

@@ -208,4 +208,41 @@ subtest 'as mod_ssl says it' => sub {
         'a certificate asked for by a location, with a body: renegotiation';
 };
 
+# "Listen 8443" and SSLEngine On: nothing but the client's first byte says that it is TLS. Event does as well.
+subtest 'TLS where Listen does not say so' => sub {
+    my $vhost = Hybrid::Server->tls_vhost("SSLProtocol all\nSSLCipherSuite ALL:\@SECLEVEL=0") =~ s/ https$//mr;
+    my $s = Hybrid::Server->new(modules => [qw(ssl socache_shmcb reqtimeout)], conf => $vhost . "KeepAliveTimeout 20\n");
+    $s->make_certificate;
+    $s->start;
+    my $client = tls($s);
+    is scalar(grep { my $r = eval { $client->get("/", limit => 5) }; $r && $r->{body} eq "hello\n" } 1 .. 5),
+        5, 'five requests on one connection';
+    $client->send("GET / HTTP/1.1\r\nHost: x\r\n\r\n" x 3);
+    is scalar(grep { my $r = eval { $client->response(limit => 5) }; $r && $r->{body} eq "hello\n" } 1 .. 3), 3, 'three at once';
+    trickle($client, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    is $client->response->{body}, "hello\n", 'one in records of a byte';
+    like run_command(20, qw(openssl s_client -tls1_2 -cipher), 'AES128-SHA:@SECLEVEL=0',
+        qw(-sigalgs RSA+SHA256 -no_ticket -noservername -connect), '127.0.0.1:' . $s->port(2)), qr/Cipher is AES128-SHA/,
+        'a hello without a byte that could be a line feed';
+    my $half = Hybrid::Client->new($s->port(2));
+    $half->send("\x16\x03\x01\x02");
+    my $none = Hybrid::Client->new($s->port);
+    $none->send("\x16\x03\x01\x00\x02xx");
+    ok idle($s), 'half a hello holds no worker, nor does one that is for nobody';
+};
+
+# What comes between core and httpd's reader, and is not known, may have another opinion of where a request ends.
+subtest "another module's cipher" => sub {
+    my $s = Hybrid::Server->new(probe => 1, conf => "KeepAliveTimeout 20\nListen 127.0.0.1:\@PORT2\@\nHybridProbePort \@PORT2\@ cipher\n")->start;
+    my $client = Hybrid::Client->new($s->port(2));
+    my $cipher = sub { return join '', map { $_ eq "\r" ? '_' : $_ eq "\n" ? '~' : $_ eq ':' ? '^' : chr(3 + ord) } split //, $_[0] };
+    my $answered = 0;
+    for my $host (qw(x a b c)) { # x becomes no letter of a method: that shows that it is something else
+        $client->send($cipher->("GET / HTTP/1.1\r\nHost: $host\r\n\r\n"));
+        my $r = eval { $client->response(limit => 5) } or last;
+        $answered++ if $r->{body} eq "hello\n";
+    }
+    is $answered, 4, 'four requests on one connection';
+};
+
 done_testing;

@@ -35,6 +35,9 @@ struct RequestLimits {
 /// Where the bytes come from: that makes a difference for lines that don't end.
 enum class Carrier : std::uint8_t { Socket, Tls };
 
+/// The first byte may be of a request, or of an empty line before it; else it is TLS, or nonsense.
+bool may_begin_request(char first);
+
 /// HTTP/1. Of a body so much as fits into `limits.most` bytes is waited for, unless the
 /// client expects an answer first (Expect).
 Arrival look_at_request(std::string_view bytes, const RequestLimits &limits, Carrier carrier = Carrier::Socket);

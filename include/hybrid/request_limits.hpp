@@ -10,4 +10,8 @@ namespace hybrid {
 /// after the configuration.
 RequestLimits read_request_limits(const server_rec *servers);
 
+/// What core's input filter reads from this connection is what its request is made of: no filter
+/// decrypts it or changes it otherwise. Worker that has it.
+bool reads_plainly(const conn_rec *c);
+
 } // namespace hybrid

@@ -29,9 +29,10 @@
 #include <unistd.h>
 
 enum conn_mode { MODE_NONE, MODE_SPEAKS_FIRST, MODE_REFUSE, MODE_UNTOUCHED, MODE_KEEPALIVE, MODE_HANDLER, MODE_WAITIO,
-                 MODE_SUSPEND, MODE_HOLD, MODE_ERROR };
+                 MODE_SUSPEND, MODE_HOLD, MODE_ERROR, MODE_CIPHER };
 static const char *const mode_names[] = {"none",    "speaks-first", "refuse",  "untouched", "keepalive",
-                                         "handler", "waitio",       "suspend", "hold",    "error"};
+                                         "handler", "waitio",       "suspend", "hold",    "error",
+                                         "cipher"};
 
 static const char *log_path;
 static int timer_at_init;
@@ -202,11 +203,41 @@ static apr_status_t conn_gone(void *data)
     return APR_SUCCESS;
 }
 
+/* Clients that speak in a cipher, all of whose letters might be of a method. */
+static apr_status_t decipher(ap_filter_t *f, apr_bucket_brigade *bb, ap_input_mode_t mode, apr_read_type_e block,
+                             apr_off_t most)
+{
+    /* A line may end anywhere: bytes are asked for instead. */
+    const int line = mode == AP_MODE_GETLINE;
+    apr_status_t rv = ap_get_brigade(f->next, bb, line ? AP_MODE_READBYTES : mode, block, line ? 1 : most);
+    apr_bucket *b;
+    if (rv != APR_SUCCESS || mode == AP_MODE_INIT)
+        return rv;
+    for (b = APR_BRIGADE_FIRST(bb); b != APR_BRIGADE_SENTINEL(bb); b = APR_BUCKET_NEXT(b)) {
+        const char *bytes;
+        char *plain;
+        apr_size_t length, i;
+        apr_bucket *clear;
+        if (APR_BUCKET_IS_METADATA(b) || (rv = apr_bucket_read(b, &bytes, &length, block)) != APR_SUCCESS)
+            continue;
+        plain = apr_palloc(f->c->pool, length + 1);
+        for (i = 0; i < length; i++)
+            plain[i] = bytes[i] == '_' ? '\r' : bytes[i] == '~' ? '\n' : bytes[i] == '^' ? ':' : bytes[i] - 3;
+        clear = apr_bucket_pool_create(plain, length, f->c->pool, f->c->bucket_alloc);
+        APR_BUCKET_INSERT_BEFORE(b, clear);
+        apr_bucket_delete(b);
+        b = clear;
+    }
+    return rv;
+}
+
 static int pre_connection(conn_rec *c, void *csd)
 {
     const char *k = key(c);
     note("pre_connection", "%s cs=%d own_cs=%d", k, c->cs != NULL, !c->master || c->cs != c->master->cs);
     apr_pool_cleanup_register(c->pool, k, conn_gone, apr_pool_cleanup_null);
+    if (mode_of(c) == MODE_CIPHER)
+        ap_add_input_filter("HYBRID_DECIPHER", NULL, NULL, c);
     return mode_of(c) == MODE_REFUSE ? HTTP_FORBIDDEN : OK;
 }
 
@@ -578,6 +609,7 @@ static void register_hooks(apr_pool_t *p)
     ap_hook_monitor(monitor, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_map_to_storage(map_to_storage, NULL, NULL, APR_HOOK_FIRST);
     ap_hook_pre_connection(pre_connection, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_register_input_filter("HYBRID_DECIPHER", decipher, NULL, AP_FTYPE_CONNECTION + 5);
     ap_hook_suspend_connection(suspend_connection, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_resume_connection(resume_connection, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_pre_close_connection(pre_close, NULL, NULL, APR_HOOK_FIRST);
