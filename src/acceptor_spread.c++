@@ -21,7 +21,7 @@ bool Acceptor::ahead(Time now)
 {
     if (now >= counted_elsewhere_at_ + kCountPeriod) {
         counted_elsewhere_at_ = now;
-        fewest_elsewhere_ = slot_.fewest_elsewhere();
+        fewest_elsewhere_ = slot_.fewest_elsewhere(Slot::Among::Bucket);
     }
     const unsigned mine = slot_.connections();
     return mine > fewest_elsewhere_ && mine - fewest_elsewhere_ > 1 + fewest_elsewhere_ / 8;
@@ -32,7 +32,7 @@ bool Acceptor::ahead(Time now)
 void Acceptor::let_others(Socket &socket, bool more, Time now)
 {
     if (socket.record && more && channel_ && now >= waits_again_at_ && slot_.somebody_sleeps(slot_.connections())) {
-        waits_for_ = slot_.fewest_elsewhere();
+        waits_for_ = slot_.fewest_elsewhere(Slot::Among::Bucket);
         return step_aside(kTurn, more, now);
     }
     if (socket.record && aside_until_ != kNever)
@@ -45,12 +45,12 @@ void Acceptor::let_others(Socket &socket, bool more, Time now)
 bool Acceptor::nearly_full() const
 {
     const unsigned enough = most_connections_ - most_connections_ / 16;
-    return slot_.connections() >= enough && slot_.fewest_elsewhere() < enough;
+    return slot_.connections() >= enough && slot_.fewest_elsewhere(Slot::Among::Bucket) < enough;
 }
 
 unsigned Acceptor::room_elsewhere() const
 {
-    const unsigned fewest = channel_ ? slot_.fewest_elsewhere() : UINT_MAX;
+    const unsigned fewest = channel_ ? slot_.fewest_elsewhere(Slot::Among::All) : UINT_MAX;
     return fewest < static_cast<unsigned>(most_connections_) ? most_connections_ - fewest : 0;
 }
 
@@ -70,7 +70,7 @@ void Acceptor::step_aside(Duration length, bool more, Time now)
 
 void Acceptor::come_back(Time now)
 {
-    if (waits_for_ != kNobody && slot_.fewest_elsewhere() == waits_for_)
+    if (waits_for_ != kNobody && slot_.fewest_elsewhere(Slot::Among::Bucket) == waits_for_)
         waits_again_at_ = later(now, kImpatience);
     waits_for_ = kNobody;
     aside_until_ = nearly_full() ? later(now, kFullPause) : kNever;

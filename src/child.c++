@@ -155,7 +155,8 @@ void Child::make_runtime()
         this,
     };
     scheduler_ = std::make_unique<Scheduler>(config.tokens_per_child, hooks);
-    slot_ = std::make_unique<Slot>(birth_.slot, birth_.number, config.thread_limit, *birth_.retained.shared);
+    slot_ = std::make_unique<Slot>(birth_.slot, birth_.number, config.thread_limit, birth_.retained.mpm->num_buckets,
+                                   *birth_.retained.shared);
     pools_ = std::make_unique<Pools>(birth_.pconf);
     const Listener::Callbacks callbacks = {
         Turn::run,

@@ -5,9 +5,6 @@
 #include <filesystem>
 #include <fstream>
 #include <new>
-#include <poll.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <unistd.h>
 #include <utility>
 

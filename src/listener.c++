@@ -202,7 +202,7 @@ void Listener::on_ready(Connection &connection)
         return on_arriving(connection);
     if (state == ConnState::KeepAlive && seen_mode_ != Mode::Serve && may_hand_over(now()) &&
         connection.movable(dormancy_)) {
-        if (!hand_over(connection))
+        if (hand_over(connection) == Handed::Back)
             settle_idle(ConnectionPtr(&connection));
         return;
     }
@@ -226,7 +226,7 @@ Deadlines &Listener::deadlines_of(ConnState state)
     }
 }
 
-void Listener::park(ConnectionPtr connection, Interest what, Duration length, Deadlines::Length kind)
+bool Listener::park(ConnectionPtr connection, Interest what, Duration length, Deadlines::Length kind)
 {
     Connection &parked = *connection;
     if (parked.state() == ConnState::Lingering && mode_.load() != Mode::Serve)
@@ -245,14 +245,17 @@ void Listener::park(ConnectionPtr connection, Interest what, Duration length, De
         else
             static_cast<void>(connection.release()); // it is the listener's now
     }
-    if (error)
-        return drop_unpolled(std::move(connection), error);
+    if (error) {
+        drop_unpolled(std::move(connection), error);
+        return false;
+    }
     if (mode_.load() != Mode::Serve) {
         hand_over_at_.store(0);
         wake = true;
     }
     if (wake)
         poller_.wake();
+    return true;
 }
 
 void Listener::hold(ConnectionPtr connection)

@@ -44,7 +44,8 @@ void Listener::park_arriving(ConnectionPtr connection)
 // time of another part of it begins.
 void Listener::on_arriving(Connection &connection)
 {
-    if (seen_mode_ != Mode::Serve && may_hand_over(now()) && connection.movable(dormancy_) && hand_over(connection))
+    if (seen_mode_ != Mode::Serve && may_hand_over(now()) && connection.movable(dormancy_) &&
+        hand_over(connection) != Handed::Back)
         return;
     const Time begun = connection.begins();
     const Connection::Here here = connection.look(limits_);

@@ -20,6 +20,7 @@ void Listener::part(Duration patience)
     const Time t = now();
     parts_at_.store(std::min(parts_at_.load(), later(t, patience)));
     despairs_at_.store(std::min(despairs_at_.load(), later(t, 2 * patience)));
+    look_again_for_http2();
 }
 
 void Listener::look_again_for_http2()
@@ -47,6 +48,8 @@ void Listener::follow_mode(Time now)
     const Mode mode = mode_.load();
     if (mode == Mode::Serve || mode == Mode::Stop) {
         seen_mode_ = mode;
+        if (mode == Mode::Serve && parting() && sheds_http2_.exchange(false))
+            shed_http2(now);
         return;
     }
     // In a hurry the whole generation ends, and the next one takes what is waiting.
@@ -77,7 +80,7 @@ void Listener::follow_mode(Time now)
 void Listener::tell_if_quiet()
 {
     const Scheduler::Load load = scheduler_.load();
-    if (load.at_work == 0 && load.queued == 0 && slot_.set_quiet())
+    if (load.at_work == 0 && load.queued == 0 && slot_.waiting_for_io() == 0 && slot_.set_quiet())
         callbacks_.notify(callbacks_.child);
 }
 

@@ -35,9 +35,9 @@ bool Listener::may_hand_over(Time now)
     return elsewhere_;
 }
 
-// True: it is gone. The poller must have forgotten it before it travels, or its events would go on coming here. What is
-// refused stays what it was.
-bool Listener::hand_over(Connection &connection)
+// The poller must have forgotten it before it travels, or its events would go on coming here. What the channel refuses
+// stays what it was, unless it can't be polled any more.
+Listener::Handed Listener::hand_over(Connection &connection)
 {
     const Parcel parcel = connection.parcel();
     const bool parked = connection.queued();
@@ -51,22 +51,21 @@ bool Listener::hand_over(Connection &connection)
     if (channel_.send(parcel, connection.fd()) == 0) {
         connection.transit(ConnEvent::Sent);
         ConnectionPtr(&connection).reset();
-        return true;
+        return Handed::Over;
     }
     if (!parked)
-        return false;
+        return Handed::Back;
     static_cast<void>(connection.take_rest());
-    if (parcel.expires == kNever)
-        park(ConnectionPtr(&connection), Interest::Readable, length);
-    else
-        park_until(ConnectionPtr(&connection), parcel.expires);
-    return false;
+    const bool kept = parcel.expires == kNever ? park(ConnectionPtr(&connection), Interest::Readable, length)
+                                               : park_until(ConnectionPtr(&connection), parcel.expires);
+    return kept ? Handed::Back : Handed::Closed;
 }
 
 // It has been idle for a part of its time already.
-void Listener::park_until(ConnectionPtr connection, Time until)
+bool Listener::park_until(ConnectionPtr connection, Time until)
 {
-    park(std::move(connection), Interest::Readable, std::max<Duration>(until - now(), 0), Deadlines::Length::Odd);
+    return park(std::move(connection), Interest::Readable, std::max<Duration>(until - now(), 0),
+                Deadlines::Length::Odd);
 }
 
 // Something has run out that connections take: so many idle ones have to go, to children that have room, or for good.
@@ -83,7 +82,7 @@ void Listener::make_room(int count)
         auto &connection = static_cast<Connection &>(**item);
         if (!connection.movable(dormancy_))
             continue;
-        if (!hand_over(connection))
+        if (hand_over(connection) != Handed::Over)
             break;
         ++sent;
     }
@@ -91,22 +90,24 @@ void Listener::make_room(int count)
         shed_oldest(count - sent);
 }
 
+bool Listener::between_requests(void *self, Runnable &work)
+{
+    return work.run == static_cast<Listener *>(self)->callbacks_.turn &&
+           static_cast<Connection &>(work).between_requests();
+}
+
 // Of those that wait for a worker, who has waited longest first; until `most` are gone, or the channel refuses one.
 // What can't move waits on.
 int Listener::hand_over_queued(int most)
 {
-    const auto may_move = [](void *self, Runnable &work) {
-        return work.run == static_cast<Listener *>(self)->callbacks_.turn &&
-               static_cast<Connection &>(work).between_requests();
-    };
     std::vector<Connection *> stay;
     int sent = 0;
     while (sent < most) {
-        auto *connection = static_cast<Connection *>(scheduler_.pull(Scheduler::End::First, may_move, this));
+        auto *connection = static_cast<Connection *>(scheduler_.pull(Scheduler::End::First, between_requests, this));
         if (!connection)
             break;
         const bool movable = connection->movable(dormancy_);
-        if (movable && hand_over(*connection)) {
+        if (movable && hand_over(*connection) == Handed::Over) {
             ++sent;
             continue;
         }
@@ -143,7 +144,7 @@ void Listener::hand_over_all(Time now)
             item->seen = true; // and so are all before it: they need not be looked at again
             continue;
         }
-        if (!hand_over(connection))
+        if (hand_over(connection) != Handed::Over)
             return hand_over_at_.store(later(now, kRefused));
         if (++sent >= kParcelsAtOnce)
             return hand_over_at_.store(later(now, kPace));
@@ -169,12 +170,8 @@ void Listener::refuse_waiting(Time now)
 {
     if (most_waiting_ == 0)
         return;
-    const auto refusable = [](void *self, Runnable &work) {
-        return work.run == static_cast<Listener *>(self)->callbacks_.turn &&
-               static_cast<Connection &>(work).between_requests();
-    };
     while (scheduler_.load().queued > most_waiting_ && callbacks_.can_refuse(callbacks_.child)) {
-        Runnable *work = scheduler_.pull(Scheduler::End::Last, refusable, this);
+        Runnable *work = scheduler_.pull(Scheduler::End::Last, between_requests, this);
         if (!work)
             return;
         if (now >= refusal_told_at_ + kQuietTime || refusal_told_at_ == 0) {
@@ -199,8 +196,11 @@ void Listener::settle_idle(ConnectionPtr connection)
     case Connection::Here::Nothing: {
         const Time until = connection->idle_until();
         const Duration length = connection->keep_alive_timeout();
-        return until == kNever ? park(std::move(connection), Interest::Readable, length)
-                               : park_until(std::move(connection), until);
+        if (until == kNever)
+            park(std::move(connection), Interest::Readable, length);
+        else
+            park_until(std::move(connection), until);
+        return;
     }
     default:
         connection->transit(ConnEvent::Begun);

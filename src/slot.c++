@@ -38,8 +38,8 @@ void copy_row(worker_score &to, const worker_score &from)
 
 } // namespace
 
-Slot::Slot(int index, int number, int thread_limit, Shared &shared)
-    : index_(index), number_(number), thread_limit_(thread_limit), shared_(shared),
+Slot::Slot(int index, int number, int thread_limit, int buckets, Shared &shared)
+    : index_(index), number_(number), thread_limit_(thread_limit), buckets_(buckets), shared_(shared),
       process_(ap_get_scoreboard_process(index)),
       nowhere_rows_(static_cast<worker_score *>(std::calloc(thread_limit, sizeof(worker_score))))
 {
@@ -170,6 +170,11 @@ unsigned Slot::suspended() const
     return counts_[Held].load(std::memory_order_relaxed);
 }
 
+unsigned Slot::waiting_for_io() const
+{
+    return counts_[WaitingIo].load(std::memory_order_relaxed);
+}
+
 // Its first row says so as a rule: the others are not read then.
 bool Slot::serves(int index) const
 {
@@ -203,12 +208,12 @@ int Slot::idle_elsewhere(int enough) const
     return idle;
 }
 
-unsigned Slot::fewest_elsewhere() const
+unsigned Slot::fewest_elsewhere(Among among) const
 {
     unsigned fewest = std::numeric_limits<unsigned>::max();
     for (int i = 0; i < ap_scoreboard_image->global->server_limit; ++i) {
         const process_score &other = *ap_get_scoreboard_process(i);
-        if (other.pid == 0 || other.not_accepting)
+        if (other.pid == 0 || other.not_accepting || (among == Among::Bucket && !in_bucket(i)))
             continue;
         const unsigned connections = __atomic_load_n(&other.connections, __ATOMIC_RELAXED);
         if (connections < fewest && serves(i))
@@ -221,7 +226,7 @@ bool Slot::somebody_sleeps(unsigned connections) const
 {
     for (int i = 0; i < ap_scoreboard_image->global->server_limit; ++i) {
         const process_score &other = *ap_get_scoreboard_process(i);
-        if (other.pid == 0 || other.not_accepting ||
+        if (other.pid == 0 || other.not_accepting || !in_bucket(i) ||
             __atomic_load_n(&other.connections, __ATOMIC_RELAXED) >= connections || !serves(i))
             continue;
         const worker_score *rows = ap_scoreboard_image->servers[i];

@@ -301,8 +301,14 @@ subtest 'StopGracefully: clients hear the goodbye when they are idle' => sub {
     my %pause = (restless => 0.05, calm => 0.8);
     my %browser = map { $_ => Hybrid::Http2::Browser->new($s->port(2)) } keys %pause;
     $_->fetch(10, (['/']) x 5) for values %browser;
+    # One asks nothing more: it must not wait until the goodbye is over.
+    my $idle = Hybrid::Http2->new($s->port(2));
+    my $stream = $idle->request('/');
+    $idle->listen(5, sub { $idle->done($stream) });
     $s->signal('TERM');
     $s->wait_log(qr/HYB0016/);
+    $idle->listen(4, sub { @{ $idle->{goaway} } });
+    is scalar(@{ $idle->{goaway} }), 1, 'who is idle hears it first';
     my ($answered, $end, %due) = (0, monotonic() + 4.5);
     while ((my $now = monotonic()) < $end) {
         for (keys %browser) {

@@ -52,8 +52,8 @@ class Listener {
     // Any thread from here on.
 
     /// Takes over a connection a worker is done with for now, in a polled state: `what` is waited for, `length` at
-    /// most.
-    void park(ConnectionPtr connection, Interest what, Duration length,
+    /// most. False: that can't be polled, and has been closed.
+    bool park(ConnectionPtr connection, Interest what, Duration length,
               Deadlines::Length kind = Deadlines::Length::Usual) EXCLUDES(mu_);
     /// The same for one in Arriving: for as long as its client may take for the request.
     void park_arriving(ConnectionPtr connection) EXCLUDES(mu_);
@@ -116,12 +116,14 @@ class Listener {
     void take_in(std::span<const epoll_event> events, Time now) EXCLUDES(mu_);
     bool hand_over_waiting(Time now) EXCLUDES(mu_);
     void refuse_waiting(Time now);
-    bool hand_over(Connection &connection) EXCLUDES(mu_);
+    enum class Handed { Over, Back, Closed };
+    Handed hand_over(Connection &connection) EXCLUDES(mu_);
     bool may_hand_over(Time now);
     void hand_over_all(Time now) EXCLUDES(mu_);
+    static bool between_requests(void *self, Runnable &work);
     int hand_over_queued(int most) EXCLUDES(mu_);
     void settle_idle(ConnectionPtr connection) EXCLUDES(mu_);
-    void park_until(ConnectionPtr connection, Time until) EXCLUDES(mu_);
+    bool park_until(ConnectionPtr connection, Time until) EXCLUDES(mu_);
 
     bool hands_over() const { return hands_over_.load() && channel_; }
     void set_mode(Mode mode);

@@ -28,7 +28,8 @@ class Slot {
   public:
     /// Takes over slot `index`: whatever a former child left there is cleared. No other child, with or without a slot,
     /// has this `number`. Child, before threads.
-    Slot(int index, int number, int thread_limit, Shared &shared);
+    /// Slot i listens where i % `buckets` does.
+    Slot(int index, int number, int thread_limit, int buckets, Shared &shared);
 
     int index() const { return index_; }
 
@@ -51,6 +52,8 @@ class Slot {
     /// Connections that don't count against the accept limit, being about to go (S20).
     unsigned closing() const;
     unsigned suspended() const;
+    /// mod_http2 is at work on their streams.
+    unsigned waiting_for_io() const;
 
     // The other children of the running generation that are up and don't end. Each look reads at least a row of each.
 
@@ -58,10 +61,13 @@ class Slot {
     /// Idle workers of those that take clients. Counts no further than `enough`, but may have to read all rows of all
     /// children in vain.
     int idle_elsewhere(int enough) const;
+    /// The channel reaches all of them; a client that has not been accepted yet, those on the same listening sockets.
+    enum class Among { All, Bucket };
     /// How many connections that one of them has that takes clients and has the fewest; the highest number when there
     /// is none.
-    unsigned fewest_elsewhere() const;
-    /// One that takes clients and has fewer than so many `connections` has nothing to do. Reads all its rows.
+    unsigned fewest_elsewhere(Among among) const;
+    /// One on the same sockets that takes clients and has fewer than so many `connections` has nothing to do. Reads all
+    /// its rows.
     bool somebody_sleeps(unsigned connections) const;
 
     void set_accepting(bool accepting);
@@ -83,6 +89,7 @@ class Slot {
   private:
     void show(int row, ap_generation_t generation, int status);
     bool serves(int index) const;
+    bool in_bucket(int index) const { return index % buckets_ == index_ % buckets_; }
     enum Count { Connections, WaitingIo, Writing, KeptAlive, Held, Closing, Counts };
     static Count count_of(ConnState state);
     static std::uint32_t *shown(process_score &process, Count count);
@@ -91,6 +98,7 @@ class Slot {
     const int index_;
     const int number_;
     const int thread_limit_;
+    const int buckets_;
     Shared &shared_;
     std::atomic<process_score *> process_;
     std::atomic<std::uint32_t> counts_[Counts] = {}; // what the scoreboard shows, too
