@@ -49,9 +49,11 @@ Scheduler::Next Scheduler::next(Runner &self)
     bool relieve = false;
     {
         Lock lock(mu_);
-        next = choose(self, stop_running(self));
+        const bool had_token = stop_running(self);
+        next = choose(self, had_token);
         hand_on();
-        relieve = next.act == Act::Park && poller_ == &stand_in_;
+        relieve = poller_ == &stand_in_ && (next.act == Act::Park || (!had_token && next.act == Act::Run));
+        relieved_ |= relieve;
         if (next.act == Act::Run && !asleep_)
             watch = !std::exchange(watched_, true) || tokens_ == 1;
     }
@@ -225,13 +227,14 @@ bool Scheduler::stand_in()
     if (poller_ || holders_ >= tokens_ || top_ || arriving_ > 0 || finishing_ || stopped_)
         return false;
     poller_ = &stand_in_;
+    relieved_ = false;
     return true;
 }
 
 bool Scheduler::alone() const
 {
     Lock lock(mu_);
-    return !top_ && arriving_ == 0;
+    return !top_ && arriving_ == 0 && !relieved_;
 }
 
 void Scheduler::stand_down()

@@ -337,10 +337,18 @@ void standing_in()
     ok(stage.scheduler.stand_in() && stage.scheduler.alone(), "it is blocked, and there is no other");
     ok(!stage.scheduler.stand_in(), "one can");
     stage.scheduler.push(works[1]);
+    stage.scheduler.push(works[2]);
     ok(stage.work_of(a) == &works[1], "it comes back, and goes on with what was found meanwhile");
-    is(stage.wakes, 0, "without who stands in");
-    ok(stage.step(a) == Act::Park, "then it waits for that one to give the post up");
-    ok(stage.wakes == 1 && !stage.scheduler.alone(), "who hears so");
+    ok(stage.wakes == 1 && !stage.scheduler.alone(), "who stands in hears so, and gives the post up");
+    stage.scheduler.stand_down();
+    ok(stage.work_of(a) == &works[2], "what was queued by then comes first");
+    stage.scheduler.push(works[0]);
+    ok(stage.step(a) == Act::Poll, "then it polls itself, though there is always something queued");
+    ok(stage.work_of(a) == &works[0], "and runs that");
+    stage.scheduler.detach(stage.tick().at(0));
+    ok(stage.scheduler.stand_in() && stage.scheduler.alone(), "it is blocked again");
+    ok(stage.step(a) == Act::Park, "and comes back to nothing: it waits for that one to give the post up");
+    ok(stage.wakes == 2 && !stage.scheduler.alone(), "who hears so");
     stage.scheduler.stand_down();
     ok(stage.step(a) == Act::Poll, "and polls itself");
 }
