@@ -87,6 +87,19 @@ bool is_absolute(std::string_view target)
            std::all_of(port.begin(), port.end(), is_digit);
 }
 
+/// "host:port", CONNECT's target (apr_uri_parse_hostinfo()).
+bool is_host_and_port(std::string_view target)
+{
+    std::size_t colon = target.find(':');
+    if (target.front() == '[')
+        colon = target.find(']', 1) == std::string_view::npos ? colon : target.find(']', 1) + 1;
+    if (colon >= target.size() || target[colon] != ':')
+        return false;
+    std::string_view port = target.substr(colon + 1);
+    port.remove_prefix(port.starts_with('+') || port.starts_with('-'));
+    return !port.empty() && std::all_of(port.begin(), port.end(), is_digit);
+}
+
 /// "method target HTTP/1.1", such that httpd goes on to read the fields (ap_parse_request_line()). Everything else it
 /// answers at once.
 bool is_request_line(std::string_view line)
@@ -104,7 +117,7 @@ bool is_request_line(std::string_view line)
         protocol[6] != '.' || !is_digit(protocol[7]))
         return false;
     if (method == "CONNECT")
-        return true;
+        return is_host_and_port(target);
     if (target.find('#') != std::string_view::npos)
         return false;
     return target.front() == '/' || (target == "*" && method == "OPTIONS") || is_absolute(target);

@@ -54,6 +54,7 @@ void test_heads()
     test_cuts("no path", "GET http://[::1] HTTP/1.1\r\nHost: x\r\n\r\n");
     test_cuts("OPTIONS *", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n");
     test_cuts("CONNECT", "CONNECT example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n");
+    test_cuts("CONNECT to an address", "CONNECT [::1]:443 HTTP/1.1\r\nHost: x\r\n\r\n");
     test_cuts("blank lines before", "\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n");
     test_cuts("a folded field", "GET / HTTP/1.1\r\nX: a\r\n b\r\n\r\n");
     test_cuts("a method of one's own", "M-SEARCH * HTTP/1.1\r\n"s.replace(9, 1, "/") + "Host: x\r\n\r\n");
@@ -112,6 +113,9 @@ void test_refused()
     test_cuts("a blank too many", "GET  / HTTP/1.1\r\n");
     test_cuts("a control character", "GET /\x01 HTTP/1.1\r\n");
     test_cuts("no path", "GET a HTTP/1.1\r\n");
+    test_cuts("CONNECT without a port", "CONNECT x HTTP/1.1\r\n");
+    test_cuts("CONNECT with a port that is none", "CONNECT x:y HTTP/1.1\r\n");
+    test_cuts("CONNECT to an address without a port", "CONNECT [::1] HTTP/1.1\r\n");
     test_cuts("a scheme that begins with a digit", "GET 9p://x/ HTTP/1.1\r\n");
     test_cuts("a fragment", "GET /#a HTTP/1.1\r\n");
     test_cuts("a user", "GET http://u@x/ HTTP/1.1\r\n");
