@@ -1,5 +1,6 @@
-# Clients that end in the middle of what they say, or of what they hear, by FIN, by closing, or by a reset: before, while,
-# and after children hand their connections over. Afterwards nothing of them is left, and whoever is still there is idle.
+# Clients that end in the middle of what they say, or of what they hear, by FIN, by closing, or by a reset: before,
+# while, and after children hand their connections over. Afterwards nothing of them is left, and whoever is still there
+# is idle.
 # HYBRID_SEED is another seed than the usual.
 
 use strict;
@@ -50,7 +51,8 @@ sub clients {
         my @pieces = Hybrid::Corpus::cut(substr($bytes, 0, $said), sort { $a <=> $b } grep { $_ < $said } keys %cuts);
         my $tls = $chance->one_in(4);
         {
-            request => $_->{name}, begins => $chance->below(1_000 * $length) / 1_000, after => $chance->pick(0, 0, 0.005, 0.05, 0.5, 1.5),
+            request => $_->{name}, begins => $chance->below(1_000 * $length) / 1_000,
+            after => $chance->pick(0, 0, 0.005, 0.05, 0.5, 1.5),
             how => $chance->pick(qw(fin close rst rst)), port => $s->port($tls ? 2 : 1), said => $said,
             options => { tls => $tls, before => $chance->pick('', '', 'second', 'asleep'),
                 pieces => [ map { [ $chance->pick(0, 0.002, 0.03), $_ ] } @pieces ] },
@@ -80,16 +82,18 @@ sub cut_off {
             my $talk = $client->{talk};
             if    ($talk->closed) { $talk->end('close') }
             elsif ($client->{ended} && $now - $client->{ended} > 30) { push @stuck, $client; $talk->end('close') }
-            elsif ($client->{ended} || !$talk->sent || $now < ($client->{sent} //= $now) + $client->{after}) { push @on, $client }
             else {
-                $talk->end($client->{how});
-                $client->{ended} = $now;
+                $client->{sent} //= $now if $talk->sent;
+                if (!$client->{ended} && $client->{sent} && $now >= $client->{sent} + $client->{after}) {
+                    $talk->end($client->{how});
+                    $client->{ended} = $now;
+                }
                 push @on, $client;
             }
         }
         @talking = @on;
     }
-    return map { "$_->{request}: $_->{said} bytes, " . ($_->{options}{tls} ? 'TLS, ' : '') . $_->{options}{before} } @stuck;
+    return map { join ', ', "$_->{request}: $_->{said} bytes", $_->{options}{tls} ? 'TLS' : 'plain', $_->{options}{before} } @stuck;
 }
 
 # All of the server that is left: the clients that are there, idle.
@@ -102,7 +106,8 @@ sub at_rest {
             my $status = $s->status;
             my %expected = (BusyWorkers => 1, ConnsTotal => 1 + @idle, ConnsAsyncKeepAlive => scalar @idle,
                 map { ("ConnsAsync$_" => 0) } qw(WaitIO Writing Closing));
-            @left = map { "$_ is $status->{$_}, not $expected{$_}" } grep { $status->{$_} != $expected{$_} } sort keys %expected;
+            my @wrong = grep { $status->{$_} != $expected{$_} } sort keys %expected;
+            @left = map { "$_ is $status->{$_}, not $expected{$_}" } @wrong;
         }
         return !@left;
     }, 20);
