@@ -6,7 +6,7 @@ package Hybrid::Differ;
 # again.
 #
 #   my $differ = Hybrid::Differ->new(seed => 1);
-#   my $run = $differ->run(seconds => 30);       # or cases => [17]
+#   my $run = $differ->run(seconds => 30);       # and most => 1_000; or cases => [17]
 #   $run->{cases}, $run->{failures}              # how many; texts
 #   $run->{asleep}                               # so often a connection went to sleep
 #
@@ -315,6 +315,7 @@ sub run {
     my @cases = @{ $option{cases} || [] };
     my $next = sub {
         return if @{ $run{failures} } >= 10;
+        return if !$option{cases} && $number >= ($option{most} // 9e9);
         return monotonic() < $until ? $self->case($number++) : undef if !$option{cases};
         return @cases ? $self->case(shift @cases) : undef;
     };
