@@ -58,7 +58,7 @@ FUZZER = $(CLANGXX) -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -Iincl
 fuzz: fuzz-arrival fuzz-channel
 fuzz-arrival:
 	@mkdir -p $(OUT)/fuzz/corpus
-	$(QUIET)$(FUZZER) -o $(OUT)/fuzz/arrival -x c++ t/fuzz/arrival.c++ src/arrival.c++
+	$(QUIET)$(FUZZER) -o $(OUT)/fuzz/arrival -x c++ t/fuzz/arrival.c++ src/arrival.c++ src/grammar.c++
 	$(QUIET)cd $(OUT)/fuzz && ./arrival -max_total_time=$(FUZZ_SECONDS) -max_len=40000 -print_final_stats=1 corpus $(CURDIR)/t/fuzz/corpus-arrival
 fuzz-channel:
 	@mkdir -p $(OUT)/fuzz/corpus-channel

@@ -1,0 +1,115 @@
+#include "hybrid/grammar.hpp"
+
+#include <algorithm>
+#include <cctype>
+#include <cstdint>
+#include <limits>
+
+namespace hybrid {
+
+using namespace std::literals;
+
+namespace {
+
+bool is_visible(char c)
+{
+    return static_cast<unsigned char>(c) > ' ' && c != '\x7f';
+}
+
+/// "scheme://host:port/path", such that httpd goes on to read the fields.
+bool is_absolute(std::string_view target)
+{
+    const auto in_scheme = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || "+-."sv.find(c) < 3; };
+    const std::size_t end = target.find("://");
+    if (end == 0 || end == std::string_view::npos || !std::isalpha(static_cast<unsigned char>(target.front())) ||
+        !std::all_of(target.begin(), target.begin() + end, in_scheme))
+        return false;
+    target.remove_prefix(end + 3);
+    const std::string_view authority = target.substr(0, target.find_first_of("/?"));
+    const std::size_t colon = authority.substr(authority.rfind(']') + 1).rfind(':');
+    const std::string_view port = colon == std::string_view::npos ? "" : authority.substr(authority.rfind(':') + 1);
+    return !authority.empty() && authority.find('@') == std::string_view::npos &&
+           std::all_of(port.begin(), port.end(), is_digit);
+}
+
+/// "host:port", CONNECT's target (apr_uri_parse_hostinfo()).
+bool is_host_and_port(std::string_view target)
+{
+    std::size_t colon = target.find(':');
+    if (target.front() == '[')
+        colon = target.find(']', 1) == std::string_view::npos ? colon : target.find(']', 1) + 1;
+    if (colon >= target.size() || target[colon] != ':')
+        return false;
+    std::string_view port = target.substr(colon + 1);
+    port.remove_prefix(port.starts_with('+') || port.starts_with('-'));
+    return !port.empty() && std::all_of(port.begin(), port.end(), is_digit);
+}
+
+} // namespace
+
+bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+bool is_control(char c)
+{
+    return (static_cast<unsigned char>(c) < ' ' && c != '\t') || c == '\x7f';
+}
+
+bool is_token(char c)
+{
+    return std::isalnum(static_cast<unsigned char>(c)) || "!#$%&'*+-.^_`|~"sv.find(c) != std::string_view::npos;
+}
+
+bool same_text(std::string_view a, std::string_view lower_case)
+{
+    return a.size() == lower_case.size() && std::equal(a.begin(), a.end(), lower_case.begin(), [](char x, char y) {
+               return std::tolower(static_cast<unsigned char>(x)) == y;
+           });
+}
+
+std::string_view trimmed(std::string_view text)
+{
+    text.remove_prefix(std::min(text.find_first_not_of(" \t"), text.size()));
+    text.remove_suffix(text.size() - (text.find_last_not_of(" \t") + 1));
+    return text;
+}
+
+std::optional<std::size_t> number(std::string_view text, unsigned base)
+{
+    constexpr std::size_t kLargest = std::numeric_limits<std::int64_t>::max();
+    std::size_t value = 0;
+    for (const char c : text) {
+        if (base == 10 ? !is_digit(c) : !std::isxdigit(static_cast<unsigned char>(c)))
+            return std::nullopt;
+        const unsigned digit = is_digit(c) ? c - '0' : std::tolower(static_cast<unsigned char>(c)) - 'a' + 10;
+        if (value > (kLargest - digit) / base)
+            return std::nullopt;
+        value = value * base + digit;
+    }
+    return text.empty() ? std::nullopt : std::optional(value);
+}
+
+bool is_request_line(std::string_view line)
+{
+    const std::size_t first = line.find(' ');
+    const std::size_t last = line.rfind(' ');
+    if (first == 0 || first == std::string_view::npos || last <= first + 1)
+        return false;
+    const std::string_view method = line.substr(0, first);
+    const std::string_view target = line.substr(first + 1, last - first - 1);
+    const std::string_view protocol = line.substr(last + 1);
+    if (!std::all_of(method.begin(), method.end(), is_token) || !std::all_of(target.begin(), target.end(), is_visible))
+        return false;
+    if (protocol.size() != 8 || !protocol.starts_with("HTTP/") || !is_digit(protocol[5]) || protocol[5] == '0' ||
+        protocol[6] != '.' || !is_digit(protocol[7]))
+        return false;
+    if (method == "CONNECT")
+        return is_host_and_port(target);
+    if (target.find('#') != std::string_view::npos)
+        return false;
+    return target.front() == '/' || (target == "*" && method == "OPTIONS") || is_absolute(target);
+}
+
+} // namespace hybrid
