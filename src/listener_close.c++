@@ -125,8 +125,10 @@ void Listener::shed_oldest(int count)
     }
     for (auto item = idle.begin(); item != idle.end() && count > 0 && !enough; ++item) {
         auto &connection = static_cast<Connection &>(**item);
-        const bool asleep = connection.state() == ConnState::KeepAlive && !connection.opened();
-        if ((!asleep && t - (connection.expires - connection.length) < kLeastAge) || connection.input_waits())
+        const Time since = connection.state() == ConnState::KeepAlive
+                               ? connection.idle_until() - connection.keep_alive_timeout()
+                               : connection.expires - connection.length;
+        if (t - since < kLeastAge || connection.input_waits())
             continue;
         shed(connection);
         --count;
