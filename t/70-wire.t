@@ -16,13 +16,13 @@ use Hybrid::Server;
 use Hybrid::Wire;
 
 my $why_not = Hybrid::Wire::enter();
-diag 'wire: ', $why_not eq '' ? 'a network namespace with MTU 1500 and a rate limit' : "relays, because: $why_not";
+diag 'wire: ', $why_not eq '' ? 'a network namespace with MTU 1500 and a rate limit' : "a relay, because: $why_not";
 
-my %relay; # one in front of each server, while they are tried
+my $relay; # in front of both servers, while it is tried: whatever keeps it from its work keeps both
 sub port {
     my ($server, $n) = @_;
     my $port = $server->port($n);
-    return $relay{$server} ? $relay{$server}->port($port) : $port;
+    return $relay ? $relay->port($port) : $port;
 }
 
 my @around = map { $_ - 1, $_, $_ + 1 } 4096, 8192, 32_768, 65_536;
@@ -87,8 +87,8 @@ CONF
 
 my @servers = (server(Hybrid::Server::mpm(), 1), server('event', 2));
 my $pair = Hybrid::Pair->new(@servers);
-sub use_relays { $relay{$_} = Hybrid::Wire->relay($_->port(1), $_->port(2)) for @servers }
-use_relays() if $why_not;
+sub use_relay { $relay = Hybrid::Wire->relay(map { ($_->port(1), $_->port(2)) } @servers) }
+use_relay() if $why_not;
 
 sub client {
     my ($server, $kind, %option) = @_;
@@ -141,7 +141,7 @@ sub uploads {
         for my $size (@which) {
             $note->("$size bytes", sub {
                 $client = client($server, $kind) if !$client || $how =~ /alone/;
-                my $name = join '-', scalar(%relay) ? 'relay' : 'wire', $kind, $how =~ s/ /-/r, $size;
+                my $name = join '-', $relay ? 'relay' : 'wire', $kind, $how =~ s/ /-/r, $size;
                 my ($head, $body) = upload($target, $size, $how, $name);
                 my $continue = '';
                 if ($how =~ /expect/) {
@@ -165,7 +165,7 @@ sub pipelined {
         my ($server, $note) = @_;
         $note->('all of them', sub {
             my $client = client($server, $kind);
-            my %name = map { $_ => join '-', scalar(%relay) ? 'relay' : 'wire', $kind, "$how-pipelined", $_ } @which;
+            my %name = map { $_ => join '-', $relay ? 'relay' : 'wire', $kind, "$how-pipelined", $_ } @which;
             $client->send(join '', (map { upload($target, $_, $how, $name{$_}) } @which), "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
             my @answers = map { told($client, $server, $target) . stored($server, $target, $name{$_}) } @which;
             return join "\n", @answers, told($client, $server);
@@ -351,8 +351,8 @@ downloads($_) for 'plain', 'TLS';
 
 # The other wire, for those who have no namespaces.
 if (!$why_not) {
-    use_relays();
-    diag 'wire: relays, for some of it';
+    use_relay();
+    diag 'wire: a relay, for some of it';
     for my $kind ('plain', 'TLS') {
         uploads($kind, 'CGI', 'kept alive', @sizes);
         uploads($kind, 'file', 'chunked', @sizes);
@@ -361,6 +361,6 @@ if (!$why_not) {
         downloads($kind);
     }
 }
-%relay = ();
+undef $relay;
 
 done_testing;

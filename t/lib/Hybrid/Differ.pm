@@ -327,7 +327,7 @@ sub run {
         $option{watch}->($pair) if $option{watch};
     });
     $self->judge(\%run, @doubtful);
-    for (sort keys %kinds) {
+    for ($self->hybrids) {
         push @{ $run{failures} }, "$_: $1" if $self->server($_)->log =~ /^(.*(?:exit signal|AH00052|assert).*)$/m;
     }
     $run{asleep} = () = map { $self->server($_)->log =~ /goes to sleep/g } $self->hybrids;
