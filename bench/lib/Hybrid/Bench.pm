@@ -66,14 +66,15 @@ sub files {
 
 # Debian's settings: MPM, <Directory />, access log, ExtendedStatus.
 sub httpd {
-    my ($mpm, $rich) = @_;
+    my ($name, $rich) = @_;
+    my ($mpm, $so) = $name =~ m{/} ? ('hybrid', $name) : $name;
     my $tls_and_backend = Hybrid::Server->tls_vhost('Protocols h2 http/1.1') . <<'CONF';
 LogLevel ssl:error http2:error proxy:crit
 ProxyPass /backend/ http://127.0.0.1:@PORT3@/
 ProxyPass /fpm/ unix:@ROOT@/run/fpm|fcgi://localhost@ROOT@/docs/
 CONF
     my $server = Hybrid::Server->new(
-        mpm => $mpm, level => 'notice', limits => { nofile => $DESCRIPTORS },
+        mpm => $mpm, so => $so, level => 'notice', limits => { nofile => $DESCRIPTORS },
         modules => $rich ? [qw(ssl socache_shmcb http2 proxy proxy_http proxy_fcgi)] : [],
         mpm_conf => $mpm eq 'prefork' ? "StartServers 5\nMinSpareServers 5\nMaxSpareServers 10\nMaxRequestWorkers 150\n"
             : Hybrid::Server::debian_mpm_conf(),

@@ -15,6 +15,7 @@ package Hybrid::Server;
 #       probe    => 1,                         # load t/c-modules' mod_hybrid_probe (HybridProbeLog @ROOT@/probe), its
 #                                              # handlers at /sleep, /spin, /conn, /crash, /timer, /read and /leak
 #       limits   => { nofile => 60 },          # ulimits: nofile, nproc
+#       so       => 'FILE',                    # mod_mpm_hybrid.so of another build
 #       env      => { LD_PRELOAD => ... },
 #       ports    => [1025, 1026, 1027],        # instead of free ones
 #       crashes => 'why',                      # its children may crash
@@ -61,10 +62,10 @@ CONF
 # The name of the MPM the suite is about.
 sub mpm { $ENV{MPM} || 'hybrid' }
 
-# LoadModule lines for an MPM and modules.
+# LoadModule lines for an MPM, ours in another file perhaps, and modules.
 sub load_mpm {
-    my ($mpm) = @_;
-    my $so = $mpm eq 'hybrid' ? ($ENV{HYBRID_SO} || croak 'HYBRID_SO is not set: run the suite by build/run-suite')
+    my ($mpm, $other) = @_;
+    my $so = $other ? $other : $mpm eq 'hybrid' ? ($ENV{HYBRID_SO} || croak 'HYBRID_SO is not set: run the suite by build/run-suite')
                               : "$MODULES/mod_mpm_$mpm.so";
     return "LoadModule mpm_${mpm}_module $so\n";
 }
@@ -123,7 +124,7 @@ sub conf_text {
     my %seen;
     # mpm_hybrid starts a child for each core at least, so "StartServers 1" alone is not one child.
     my $tokens = $self->{mpm} eq 'hybrid' && $self->{mpm_conf} =~ /^StartServers\s+1$/m ? "RunTokens 1\n" : '';
-    my $text = join '', load_mpm($self->{mpm}), load_modules(grep { !$seen{$_}++ } @modules),
+    my $text = join '', load_mpm(@$self{qw(mpm so)}), load_modules(grep { !$seen{$_}++ } @modules),
         $self->{probe} ? probe_conf($root) : '',
         $> == 0 ? "User www-data\nGroup www-data\n" : '', <<CONF, $tokens, $self->{mpm_conf}, "\n", $self->{conf}, "\n";
 ServerRoot $root
