@@ -88,14 +88,30 @@ subtest 'W16: a child that has become full hands idle clients over' => sub {
     select undef, undef, undef, 1.5; # who was busy a second ago would not be given up in any case
     ok starve($child, 6), 'one child has six descriptors left';
     my @more;
-    for (1 .. 20) {
+    for (1 .. 40) { # a child's share is more than six of them
         push @more, Hybrid::Client->new($s->port);
         $more[-1]->get('/');
     }
     my @spread = spread($s);
-    is kept(@clients, @more), 80, "all are served: @spread";
+    is kept(@clients, @more), 100, "all are served: @spread";
     like $s->log, qr/HYB0001/, 'it was full';
     unlike $s->log, qr/exit signal|AH00052/, 'and nobody has crashed';
+};
+
+# With a listening socket for each core clients belong to the children that share it: nobody else can take them.
+subtest 'listener buckets: a full child makes room itself' => sub {
+    my $s = Hybrid::Server->new(limits => { nofile => 120 }, conf => "KeepAliveTimeout 300\n",
+        mpm_conf => "ListenCoresBucketsRatio 1\nStartServers 2\nThreadsPerChild 4\nMaxRequestWorkers 8\nServerLimit 2\n")->start;
+    my @clients;
+    my $answered = 0;
+    for (1 .. 200) {
+        push @clients, Hybrid::Client->new($s->port);
+        my $r = eval { $clients[-1]->get('/', limit => 10) };
+        last if !$r || $r->{body} ne "hello\n"; # and so would be the next
+        $answered++;
+    }
+    is $answered, 200, 'all that come are answered';
+    $_->disconnect for @clients;
 };
 
 done_testing;
