@@ -57,13 +57,14 @@ bool Children::on_news()
     return take_slots();
 }
 
-// Of the running generation. Its first worker may only just be starting: that is soon enough.
+// Of the running generation. One whose first worker is only about to start may still fail (W25), and takes nobody's
+// clients yet.
 bool Children::anybody_up()
 {
     for (int slot = 0; slot < retained_.max_daemon_used; ++slot)
         for (int row = 0; serves(slot) && row < config_.threads_per_child; ++row)
             if (const int status = ap_get_scoreboard_worker_from_indexes(slot, row)->status;
-                status >= SERVER_STARTING && status < SERVER_GRACEFUL)
+                status >= SERVER_READY && status < SERVER_GRACEFUL)
                 return true;
     return false;
 }

@@ -48,7 +48,7 @@ class Children {
     void maintain();
     /// Some child is or was fully up.
     bool had_healthy_one();
-    /// A child of this generation serves, or is about to.
+    /// A child of this generation serves.
     bool anybody_up();
     /// Those of the former generation serve, because none of this one is up yet.
     bool former_serve() const;
