@@ -56,9 +56,11 @@ RequestLimits read_request_limits(const server_rec *servers)
 
 bool reads_plainly(const conn_rec *c)
 {
-    for (const ap_filter_t *filter = c->input_filters; filter; filter = filter->next)
-        if (std::find(std::begin(kPlainInput), std::end(kPlainInput), filter->frec->name) == std::end(kPlainInput))
+    for (const ap_filter_t *filter = c->input_filters; filter; filter = filter->next) {
+        const std::string_view name = filter->frec->name; // its length is looked for once: this is asked per request
+        if (std::find(std::begin(kPlainInput), std::end(kPlainInput), name) == std::end(kPlainInput))
             return false;
+    }
     return true;
 }
 
