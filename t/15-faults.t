@@ -158,11 +158,20 @@ sub cpu_time {
     return $ticks / POSIX::sysconf(POSIX::_SC_CLK_TCK());
 }
 
+# What it does when it should rest, '' if it does rest: it spins if it does not come to rest within five seconds. Clients
+# that have just asked are work; a machine that has much else to do takes longer with them.
 sub spins {
-    my ($s) = @_;
-    my ($begin, $before) = (monotonic(), cpu_time($s));
-    usleep(200_000); # the window
-    return (cpu_time($s) - $before) / (monotonic() - $begin);
+    my ($s, $calls) = @_;
+    my $spin = '';
+    wait_for(sub {
+        my ($begin, $before, $called) = (monotonic(), cpu_time($s), $calls->());
+        usleep(200_000); # the window
+        my $used = (cpu_time($s) - $before) / (monotonic() - $begin);
+        my $again = $calls->() - $called; # also where others leave it little time
+        $spin = $used > 0.5 || $again > 100 ? sprintf '%.2f of a core, %d calls', $used, $again : '';
+        return $spin eq '';
+    }, 5);
+    return $spin;
 }
 
 # Lines that an administrator is meant to read.
@@ -192,10 +201,8 @@ sub fault {
         $s->signal('USR1') if $case{reload};
         my $hit = wait_for(sub { return 1 if $faults->hits($call) >= $least; $traffic->round; usleep($PACE); 0 }, 8);
         push @few, "$error: " . $faults->hits($call) . ' of ' . $faults->calls($call) if !$hit;
-        my $calls = $faults->calls($call);
-        my $used = spins($s);
-        my $again = $faults->calls($call) - $calls; # also where others leave it little time
-        push @spun, sprintf '%s: %.2f of a core, %d calls', $error, $used, $again if $used > 0.6 || $again > 100;
+        my $spin = spins($s, sub { $faults->calls($call) });
+        push @spun, "$error: $spin" if $spin;
         my $lines = warnings_in(substr $s->log, $said);
         push @flood, "$error: $lines" if $lines > 8 + 4 * (monotonic() - $begin);
         $faults->off;
@@ -224,7 +231,7 @@ sub fault {
     else               { is "@{[ grep { !$s->alive($_) } @children ]}", '', '... no child has ended' }
     is join("\n", grep { $_ =~ $CRASH } split /\n/, $s->log), '', '... nobody has crashed';
     ok $s->log =~ $case{says}, "... the log says what it is: $case{says}" if $case{says};
-    cmp_ok spins($s), '<', 0.5, '... nothing spins afterwards';
+    is spins($s, sub { 0 }), '', '... nothing spins afterwards';
     $traffic->lull(3);
     note sprintf "%.1f s %s", monotonic() - $started, $name;
 }

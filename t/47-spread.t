@@ -42,19 +42,22 @@ subtest 'W23: clients that come now and then' => sub {
     is kept(@clients), 40, 'all are served';
 };
 
+# On a machine that has much else to do one child may not get to run in time, now and then: it is fair if the fair rounds
+# come to lead by five. Without the mend two of eight are, by chance.
 subtest 'W23: many at once' => sub {
     my $s = server(2)->start;
-    my @shares;
-    for (1 .. 8) {
+    my (@shares, $lead);
+    while (@shares < 40 && abs($lead //= 0) < 5) {
         my $finish = start_command(20, 'wrk', '-t1', '-c32', '-d1s', $s->url('/'));
         my @spread;
-        wait_for(sub { @spread = spread($s); $spread[0] + $spread[-1] >= 32 }, 10);
-        push @shares, $spread[0];
+        my $there = wait_for(sub { @spread = spread($s); $spread[0] + $spread[-1] >= 32 }, 10);
+        push @shares, $there ? $spread[0] : "($spread[0] $spread[-1])";
+        $lead += $there && $spread[0] >= 8 ? 1 : -1;
         $finish->();
         wait_for(sub { my @left = spread($s); $left[-1] == 0 }, 10);
     }
-    # On a machine that has much else to do one child may not get to run in time.
-    cmp_ok scalar(grep { $_ >= 8 } @shares), '>=', 6, "of 32 clients each child has a quarter at least: @shares";
+    is $lead, 5, "of 32 clients each child has a quarter at least: @shares"
+        or diag Hybrid::Server::slurp('/proc/loadavg'), Hybrid::Server::slurp('/proc/stat') =~ /^(cpu .*)/;
 };
 
 subtest 'W16: nobody is closed while another child has room' => sub {
