@@ -41,8 +41,7 @@ class Fields {
         const std::size_t colon = line.find(':');
         const std::string_view name = line.substr(0, colon);
         const std::string_view value = colon == std::string_view::npos ? "" : line.substr(colon + 1);
-        good_ = colon != std::string_view::npos && !name.empty() && std::all_of(name.begin(), name.end(), is_token) &&
-                std::none_of(value.begin(), value.end(), is_control);
+        good_ = colon != std::string_view::npos && !name.empty() && all(kToken, name) && !any(kControl, value);
         note(name, trimmed(value));
         return true;
     }
@@ -60,7 +59,7 @@ class Fields {
         if (!any_ || text.empty() || length_ + text.size() + 2 >= limits_.field_size)
             return false;
         length_ += text.size() + 1;
-        good_ = good_ && std::none_of(text.begin(), text.end(), is_control);
+        good_ = good_ && !any(kControl, text);
         if (last_ == Last::Length)
             body_length_ = std::nullopt;
         if (last_ == Last::Encoding)
@@ -127,6 +126,8 @@ class Look {
         if (limits_.proxy_header)
             if (const auto verdict = proxy_header())
                 return *verdict;
+        if (ends_here())
+            return kWhole;
         for (int left = kMostBlankLines + 1; left > 0; --left) {
             if (!limits_.only_http && !may_be_method())
                 return kWhole;
@@ -145,10 +146,27 @@ class Look {
         return {state, std::min(wanted, limits_.most), state == Arrival::State::Body ? head_ : 0};
     }
 
+    /// Most requests: the head is here, no body is to come, and that is all. Whatever may be wrong with it, httpd need
+    /// not wait to say so; to read each of its characters, as below, costs a twelfth of what httpd itself does.
+    bool ends_here() const
+    {
+        constexpr auto end_of_head = "\r\n\r\n"sv;
+        const std::string_view rest = bytes_.substr(at_);
+        if (!rest.ends_with(end_of_head) || !is(kToken, rest.front()))
+            return false;
+        const std::size_t last = rest.size() - end_of_head.size();
+        for (std::size_t end = rest.find('\n'); end < last; end = rest.find('\n', end + 1)) {
+            const std::string_view start = rest.substr(end + 1, 4);
+            if (same_text(start, "cont") || same_text(start, "tran")) // Content-Length, Transfer-Encoding
+                return false;
+        }
+        return true;
+    }
+
     bool may_be_method() const
     {
         std::size_t i = at_;
-        while (i < bytes_.size() && is_token(bytes_[i]))
+        while (i < bytes_.size() && is(kToken, bytes_[i]))
             ++i;
         return i == bytes_.size() || bytes_[i] == '\r' || bytes_[i] == '\n' || (i > at_ && bytes_[i] == ' ');
     }
@@ -259,7 +277,7 @@ class Look {
         const std::string_view blanks = before.substr(digits.size());
         const bool good = blanks.find_first_not_of(" \t") == std::string_view::npos &&
                           blanks.size() <= kMostChunkBlanks && line.size() + 2 <= limits_.field_size &&
-                          std::none_of(line.begin(), line.end(), is_control);
+                          !any(kControl, line);
         return good ? number(digits, 16) : std::nullopt;
     }
 
@@ -276,7 +294,7 @@ class Look {
 
 bool may_begin_request(char first)
 {
-    return is_token(first) || first == '\r' || first == '\n';
+    return is(kToken, first) || first == '\r' || first == '\n';
 }
 
 Arrival look_at_request(std::string_view bytes, const RequestLimits &limits, Carrier carrier)

@@ -11,11 +11,6 @@ using namespace std::literals;
 
 namespace {
 
-bool is_visible(char c)
-{
-    return static_cast<unsigned char>(c) > ' ' && c != '\x7f';
-}
-
 /// "scheme://host:port/path", such that httpd goes on to read the fields.
 bool is_absolute(std::string_view target)
 {
@@ -28,8 +23,7 @@ bool is_absolute(std::string_view target)
     const std::string_view authority = target.substr(0, target.find_first_of("/?"));
     const std::size_t colon = authority.substr(authority.rfind(']') + 1).rfind(':');
     const std::string_view port = colon == std::string_view::npos ? "" : authority.substr(authority.rfind(':') + 1);
-    return !authority.empty() && authority.find('@') == std::string_view::npos &&
-           std::all_of(port.begin(), port.end(), is_digit);
+    return !authority.empty() && authority.find('@') == std::string_view::npos && all(kDigit, port);
 }
 
 /// "host:port", CONNECT's target (apr_uri_parse_hostinfo()).
@@ -42,25 +36,10 @@ bool is_host_and_port(std::string_view target)
         return false;
     std::string_view port = target.substr(colon + 1);
     port.remove_prefix(port.starts_with('+') || port.starts_with('-'));
-    return !port.empty() && std::all_of(port.begin(), port.end(), is_digit);
+    return !port.empty() && all(kDigit, port);
 }
 
 } // namespace
-
-bool is_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
-bool is_control(char c)
-{
-    return (static_cast<unsigned char>(c) < ' ' && c != '\t') || c == '\x7f';
-}
-
-bool is_token(char c)
-{
-    return std::isalnum(static_cast<unsigned char>(c)) || "!#$%&'*+-.^_`|~"sv.find(c) != std::string_view::npos;
-}
 
 bool same_text(std::string_view a, std::string_view lower_case)
 {
@@ -81,9 +60,9 @@ std::optional<std::size_t> number(std::string_view text, unsigned base)
     constexpr std::size_t kLargest = std::numeric_limits<std::int64_t>::max();
     std::size_t value = 0;
     for (const char c : text) {
-        if (base == 10 ? !is_digit(c) : !std::isxdigit(static_cast<unsigned char>(c)))
+        if (base == 10 ? !is(kDigit, c) : !std::isxdigit(static_cast<unsigned char>(c)))
             return std::nullopt;
-        const unsigned digit = is_digit(c) ? c - '0' : std::tolower(static_cast<unsigned char>(c)) - 'a' + 10;
+        const unsigned digit = is(kDigit, c) ? c - '0' : std::tolower(static_cast<unsigned char>(c)) - 'a' + 10;
         if (value > (kLargest - digit) / base)
             return std::nullopt;
         value = value * base + digit;
@@ -100,10 +79,10 @@ bool is_request_line(std::string_view line)
     const std::string_view method = line.substr(0, first);
     const std::string_view target = line.substr(first + 1, last - first - 1);
     const std::string_view protocol = line.substr(last + 1);
-    if (!std::all_of(method.begin(), method.end(), is_token) || !std::all_of(target.begin(), target.end(), is_visible))
+    if (!all(kToken, method) || !all(kVisible, target))
         return false;
-    if (protocol.size() != 8 || !protocol.starts_with("HTTP/") || !is_digit(protocol[5]) || protocol[5] == '0' ||
-        protocol[6] != '.' || !is_digit(protocol[7]))
+    if (protocol.size() != 8 || !protocol.starts_with("HTTP/") || !is(kDigit, protocol[5]) || protocol[5] == '0' ||
+        protocol[6] != '.' || !is(kDigit, protocol[7]))
         return false;
     if (method == "CONNECT")
         return is_host_and_port(target);

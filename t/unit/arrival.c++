@@ -70,6 +70,8 @@ void test_heads()
     test_cuts("behind PROXY", "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", limits);
     test_cuts("behind PROXY 2", "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c............GET / HTTP/1.1\r\nHost: x\r\n\r\n"s,
               limits);
+    ok(look_at_request("\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c........\r\n\r\n"sv, limits).state == State::Partial,
+       "a PROXY 2 header that ends as a head does is none");
     ok(whole("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"), "PROXY without a module that reads it is refused at once");
     limits.strict = false;
     test_cuts("line feeds only, where they are allowed", "GET / HTTP/1.1\nHost: x\n\n", limits);
