@@ -24,7 +24,7 @@ bool Acceptor::ahead(Time now)
         fewest_elsewhere_ = slot_.fewest_elsewhere(Slot::Among::Bucket);
     }
     const unsigned mine = slot_.connections();
-    return mine > fewest_elsewhere_ && mine - fewest_elsewhere_ > 1 + fewest_elsewhere_ / 8;
+    return mine > fewest_elsewhere_ && mine - fewest_elsewhere_ > 1 + fewest_elsewhere_ / 2;
 }
 
 // The next client is theirs. If more are here already, one that sleeps is woken for them, and gets a moment; but not

@@ -19,12 +19,19 @@ sub run_command {
     return $text;
 }
 
-# Starts it in the background; the function it returns waits for the end and gives what was printed.
+# Starts it in the background; the function it returns waits for the end and gives what was printed. With an argument
+# that is true it ends the command.
 sub start_command {
     my ($limit, @command) = @_;
     my $pid = open my $out, '-|', 'timeout', '-k', '2', $limit, 'sh', '-c', 'exec 2>&1; exec "$@"', 'sh', @command;
     die "@command: $!" if !$pid;
-    return sub { local $/; my $text = <$out> // ''; close $out; return $text };
+    return sub {
+        kill 'TERM', $pid if $_[0];
+        local $/;
+        my $text = <$out> // '';
+        close $out;
+        return $text;
+    };
 }
 
 # { requests, errors (socket errors and timeouts), bad (answers that are not 2xx or 3xx), rate, text }
