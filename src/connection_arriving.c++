@@ -61,8 +61,8 @@ Connection::Here Connection::look_inside(const RequestLimits &limits)
 
 Connection::Here Connection::judge(std::string_view bytes, const RequestLimits &limits)
 {
-    // Clients speak TLS where Listen has not said so, too.
-    if (!opened() && !may_begin_request(bytes.front()))
+    // Clients speak TLS where Listen has not said so, too; not one that has had an answer, and has slept since.
+    if (!opened() && keepalives_ == 0 && !may_begin_request(bytes.front()))
         peer_.expects = Expects::Record;
     Arrival arrival = peer_.expects == Expects::Record
                           ? look_at_record(bytes, limits)

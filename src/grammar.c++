@@ -11,6 +11,19 @@ using namespace std::literals;
 
 namespace {
 
+/// What stands behind "host:" or "[host]:"; nothing without a colon. apr_uri_parse() takes the first colon there is.
+std::optional<std::string_view> port_in(std::string_view authority)
+{
+    std::size_t colon = authority.find(':');
+    if (authority.starts_with('[')) {
+        colon = authority.find(']');
+        colon += colon != std::string_view::npos;
+    }
+    if (colon >= authority.size() || authority[colon] != ':')
+        return std::nullopt;
+    return authority.substr(colon + 1);
+}
+
 /// "scheme://host:port/path", such that httpd goes on to read the fields.
 bool is_absolute(std::string_view target)
 {
@@ -21,20 +34,16 @@ bool is_absolute(std::string_view target)
         return false;
     target.remove_prefix(end + 3);
     const std::string_view authority = target.substr(0, target.find_first_of("/?"));
-    const std::size_t colon = authority.substr(authority.rfind(']') + 1).rfind(':');
-    const std::string_view port = colon == std::string_view::npos ? "" : authority.substr(authority.rfind(':') + 1);
-    return !authority.empty() && authority.find('@') == std::string_view::npos && all(kDigit, port);
+    if (authority.empty() || authority.find('@') != std::string_view::npos ||
+        (authority.front() == '[' && authority.find(']') == std::string_view::npos))
+        return false;
+    return all(kDigit, port_in(authority).value_or(""));
 }
 
 /// "host:port", CONNECT's target (apr_uri_parse_hostinfo()).
 bool is_host_and_port(std::string_view target)
 {
-    std::size_t colon = target.find(':');
-    if (target.front() == '[')
-        colon = target.find(']', 1) == std::string_view::npos ? colon : target.find(']', 1) + 1;
-    if (colon >= target.size() || target[colon] != ':')
-        return false;
-    std::string_view port = target.substr(colon + 1);
+    std::string_view port = port_in(target).value_or("");
     port.remove_prefix(port.starts_with('+') || port.starts_with('-'));
     return !port.empty() && all(kDigit, port);
 }

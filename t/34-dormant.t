@@ -90,9 +90,15 @@ CONF
 
 subtest 'what comes to a sleeper' => sub {
     my $s = server("KeepAliveTimeout 30\nRequestReadTimeout header=1")->start;
-    my @clients = idle_clients($s, 5);
-    ok asleep($s, 5), 'five of them';
-    is $s->status->{ConnsAsyncKeepAlive}, 5, 'mod_status counts them';
+    my @clients = idle_clients($s, 6);
+    ok asleep($s, 6), 'six of them';
+    is $s->status->{ConnsAsyncKeepAlive}, 6, 'mod_status counts them';
+    my $mistaken = pop @clients;
+    $mistaken->send("\x16\x03\x10\x02\0\x01");
+    wait_for(sub { $s->status->{ConnsAsyncKeepAlive} == 5 }, 5); # it has been looked at
+    $mistaken->send("\0\n");
+    is $mistaken->response->{status}, 400, 'what looks like TLS is none after plain requests';
+    $mistaken->disconnect;
     $_->send("GET / HTTP/1.1\r\nHo") for @clients[ 0, 1 ];
     is $clients[0]->response->{status}, 408, 'half a request: 408 in time';
     is $clients[1]->response->{status}, 408, 'both';

@@ -122,6 +122,8 @@ void test_refused()
     test_cuts("a fragment", "GET /#a HTTP/1.1\r\n");
     test_cuts("a user", "GET http://u@x/ HTTP/1.1\r\n");
     test_cuts("a port that is none", "GET http://x:y/ HTTP/1.1\r\n");
+    test_cuts("two ports", "GET http://x:1:80/ HTTP/1.1\r\n");
+    test_cuts("an address without an end", "GET http://[::1/ HTTP/1.1\r\n");
     test_cuts("no protocol", "GET / HTTPS/1.1\r\n");
     test_cuts("in small letters", "GET / http/1.1\r\n");
     test_cuts("a blank line feed", get + "Host: x\n");

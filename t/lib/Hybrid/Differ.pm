@@ -52,6 +52,13 @@ my @ACCEPTED = (
         return lacks_body($pair->{case}{bytes}) && $before{hybrid} =~ /^(.*)\n-- open$/s
             && $before{event} =~ m{^\Q$1\E$FOR_ITS_HEAD.*\n-- closed$}s;
     } ],
+    # Reads end with 8000 bytes, and ap_rgetline_core() refuses a line with the first read that begins beyond its limit.
+    # In pieces that event has read one by one that is sooner than in the same bytes at once, on event as well.
+    [ 'a line longer than any limit, without an end: httpd wants one more read, and they depend on the pieces' => sub {
+        my ($pair) = @_;
+        return same($pair) && !$pair->{case}{tls} && $pair->{case}{bytes} =~ /[^\n]{8193}/
+            && $pair->{before}{event} =~ m{^HTTP/1\.1 4(?:14|00) [^\n]*\n.*\n-- closed$}s;
+    } ],
 );
 
 my $MPM_CONF = <<'CONF';
@@ -265,20 +272,27 @@ sub at_its_end {
     return !grep { $_ > $last + $LATE } map { $_->[0] } @{ $talk->{times} };
 }
 
-# The last request has announced more than there is.
+# One of the requests has announced more than there is.
 sub lacks_body {
     my ($bytes) = @_;
-    my $says = qr/^(?:Content-Length:[ \t]*(\d+)|Transfer-Encoding:.*?chunked)[ \t]*\r?\n/mi;
-    return 0 if $bytes !~ /.*$says(?:[^\r\n]+\r?\n)*\r?\n(.*)\z/s;
-    my ($length, $body) = ($1, $2);
-    return $length > length $body if defined $length;
-    while ($body =~ s/^([0-9a-f]+)[^\n]*\n//i) {
-        my $size = length $1 > 8 ? 1e9 : hex $1;
-        return $body !~ /^\r?\n|\n\r?\n/ if $size == 0;
-        return 1 if $size + 2 > length $body;
-        substr $body, 0, $size + 2, '';
+    while ($bytes =~ s/\A(?:\r?\n)*((?:[^\n]*[^\r\n][^\n]*\n)+)\r?\n//) {
+        my $head = $1;
+        if ($head =~ /^Transfer-Encoding:.*?chunked[ \t]*\r?$/mi) {
+            my $size = 1;
+            while ($size > 0) {
+                return 1 if $bytes eq '';
+                return 0 if $bytes !~ s/\A([0-9a-f]+)[^\n]*\n//i;
+                $size = length $1 > 8 ? 1e9 : hex $1;
+                return 1 if $size > 0 && $size + 2 > length $bytes;
+                substr $bytes, 0, $size + 2, '' if $size > 0;
+            }
+            return 1 if $bytes !~ s/\A(?:[^\r\n]+\r?\n)*\r?\n//; # trailers
+        } elsif ($head =~ /^Content-Length:[ \t]*(\d+)[ \t]*\r?$/mi) {
+            return 1 if $1 > length $bytes;
+            substr $bytes, 0, $1, '';
+        }
     }
-    return $body eq '';
+    return 0;
 }
 
 sub same { my ($pair) = @_; return !grep { $pair->{$_}{hybrid} ne $pair->{$_}{event} } qw(before after) }
