@@ -61,12 +61,15 @@ Connection::Here Connection::look_inside(const RequestLimits &limits)
 
 Connection::Here Connection::judge(std::string_view bytes, const RequestLimits &limits)
 {
-    // Clients speak TLS where Listen has not said so, too; not one that has had an answer, and has slept since.
-    if (!opened() && keepalives_ == 0 && !may_begin_request(bytes.front()))
-        peer_.expects = Expects::Record;
     Arrival arrival = peer_.expects == Expects::Record
                           ? look_at_record(bytes, limits)
                           : look_at_request(bytes, limits, tls_ ? Carrier::Tls : Carrier::Socket);
+    // Clients speak TLS where Listen has not said so, too; not one that has had an answer, and has slept since.
+    if (!opened() && keepalives_ == 0 && !may_begin_request(bytes.front()) &&
+        look_at_record(bytes, limits).state == Arrival::State::Whole) {
+        peer_.expects = Expects::Record; // and there has been no look at anything else
+        return Here::Whole;
+    }
     if (arrival.state == Arrival::State::Body && peer_.expects == Expects::Head)
         arrival.state = Arrival::State::Whole;
     if (arrival.state == Arrival::State::Whole)

@@ -229,6 +229,9 @@ subtest 'TLS where Listen does not say so' => sub {
     my $none = Hybrid::Client->new($s->port);
     $none->send("\x16\x03\x01\x00\x02xx");
     ok idle($s), 'half a hello holds no worker, nor does one that is for nobody';
+    my $line = Hybrid::Client->new($s->port);
+    $line->send("\x16\x03\x01\x02\0\x01\n");
+    is $line->response->{status}, 400, 'nobody waits for the rest of what httpd refuses for its first line';
 };
 
 # What comes between core and httpd's reader, and is not known, may have another opinion of where a request ends.
