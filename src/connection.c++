@@ -28,6 +28,16 @@ void ConnectionCloser::operator()(Connection *connection) const
     delete connection;
 }
 
+ConnectionPtr owner_of(Timed &item)
+{
+    return ConnectionPtr(static_cast<Connection *>(&item));
+}
+
+ConnectionPtr owner_of(Runnable &work)
+{
+    return ConnectionPtr(static_cast<Connection *>(&work));
+}
+
 ConnectionPtr Connection::accept(const Peer &peer, Pools &pools, Slot &slot, Run turn)
 {
     auto *connection = new (std::nothrow) Connection(peer, pools, slot, turn);

@@ -40,14 +40,20 @@ Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools
       most_waiting_(config.max_waiting),
       acceptor_(config, slot, scheduler, pools, poller_, channel,
                 {[](void *self, ConnectionPtr connection) {
+                     Polls::inherited();
                      static_cast<Listener *>(self)->on_accepted(std::move(connection));
                  },
-                 this, callbacks.turn, [](void *self, int count) { static_cast<Listener *>(self)->make_room(count); }})
+                 this, callbacks.turn,
+                 [](void *self, int count) {
+                     Polls::inherited();
+                     static_cast<Listener *>(self)->make_room(count);
+                 }})
 {
 }
 
 void Listener::round(Worker &self)
 {
+    const Polls role(polled_);
     const Time t = now();
     if (!begin_round(t))
         return;
@@ -62,6 +68,7 @@ void Listener::round(Worker &self)
 
 Listener::Attendance Listener::attend()
 {
+    const Polls role(polled_);
     const Time t = now();
     if (!begin_round(t))
         return {t, false};
@@ -152,64 +159,81 @@ Time Listener::next_due(Time now)
 void Listener::on_event(const epoll_event &event, Time now)
 {
     PollTarget *target;
+    ConnectionPtr ready;
     {
         Lock lock(mu_); // who parked it has let go of it; who drops it has not yet, or the poller has forgotten it
         target = poller_.target_of(event);
-        if (!target || (target->kind == PollTarget::Kind::Client && !take(static_cast<Connection &>(*target))))
+        if (!target)
             return;
+        if (target->kind == PollTarget::Kind::Client) {
+            auto &connection = static_cast<Connection &>(*target);
+            if (!concerns_us(connection))
+                return;
+            if (!stays_parked(connection))
+                ready = unpark(connection);
+        }
     }
     if (target->kind == PollTarget::Kind::Listen)
         acceptor_.on_readable(*target, now);
+    else if (ready)
+        on_ready(std::move(ready));
     else
-        on_ready(static_cast<Connection &>(*target));
+        on_parked_ready(static_cast<Connection &>(*target));
 }
 
 // Is it parked, so that the event concerns us? A connection stays armed while a worker has it (its client goes on
 // sending, or goes away, while a handler is blocked): then nobody needs to hear that, until it is parked again.
-bool Listener::take(Connection &connection)
+bool Listener::concerns_us(Connection &connection)
 {
     if (!connection.queued()) {
         poller_.forget(connection.fd(), connection);
         return false;
     }
-    const ConnState state = connection.state();
-    if (state == ConnState::Lingering) {
+    if (connection.state() == ConnState::Lingering) {
         // It has one event, so that one counts, also if it may be of the time before: reading decides (W02).
         if (!poller_.stale(connection))
             poller_.spent(connection);
         return true;
     }
-    if (poller_.stale(connection))
-        return false;
-    if (state != ConnState::Arriving && connection.opened())
-        deadlines_of(state).remove(connection);
-    return true;
+    return !poller_.stale(connection);
 }
 
-void Listener::on_ready(Connection &connection)
+// Its deadline may be what it was when it has been looked at.
+bool Listener::stays_parked(const Connection &connection)
 {
     const ConnState state = connection.state();
-    if (state == ConnState::Lingering)
-        return on_lingering(connection);
-    if (state == ConnState::Arriving && connection.needs_worker_to_look()) {
-        {
-            Lock lock(mu_);
-            arriving_.remove(connection);
-        }
-        return wake_up(connection, ConnEvent::IoReady);
-    }
-    if (state == ConnState::Arriving || !connection.opened())
-        return on_arriving(connection);
+    if (state == ConnState::Arriving)
+        return !connection.needs_worker_to_look();
+    return state == ConnState::Lingering || !connection.opened();
+}
+
+ConnectionPtr Listener::unpark(Connection &parked)
+{
+    deadlines_of(parked.state()).remove(parked);
+    return owner_of(static_cast<Timed &>(parked));
+}
+
+void Listener::on_parked_ready(Connection &parked)
+{
+    if (parked.state() == ConnState::Lingering)
+        on_lingering(parked);
+    else
+        on_arriving(parked);
+}
+
+void Listener::on_ready(ConnectionPtr connection)
+{
+    const ConnState state = connection->state();
     if (state == ConnState::KeepAlive && seen_mode_ != Mode::Serve && may_hand_over(now()) &&
-        connection.movable(dormancy_)) {
-        if (hand_over(connection) == Handed::Back)
-            settle_idle(ConnectionPtr(&connection));
+        connection->movable(dormancy_)) {
+        if (!hand_over(connection))
+            settle_idle(std::move(connection));
         return;
     }
     if (state != ConnState::WriteCompletion)
-        connection.mailbox().state = CONN_STATE_READ_REQUEST_LINE;
-    connection.transit(ConnEvent::IoReady);
-    scheduler_.push(connection);
+        connection->mailbox().state = CONN_STATE_READ_REQUEST_LINE;
+    connection->transit(ConnEvent::IoReady);
+    push(std::move(connection));
 }
 
 Deadlines &Listener::deadlines_of(ConnState state)
@@ -268,7 +292,7 @@ void Listener::give_back_released()
 {
     for (ConnectionPtr &connection : suspended_.take_released()) {
         connection->transit(ConnEvent::Resumed);
-        scheduler_.push(*connection.release());
+        push(std::move(connection));
     }
 }
 
@@ -315,14 +339,14 @@ void Listener::expire(Time now)
         }
         if (!item)
             return;
-        Connection &connection = static_cast<Connection &>(*item);
-        if (connection.state() == ConnState::Arriving)
-            too_late(connection, now);
-        else if (const Duration rest = connection.take_rest();
-                 rest > 0 && connection.state() == ConnState::KeepAlive && !hurried())
-            lie_down(connection, rest, now);
+        ConnectionPtr connection = owner_of(*item);
+        if (connection->state() == ConnState::Arriving)
+            too_late(std::move(connection), now);
+        else if (const Duration rest = connection->take_rest();
+                 rest > 0 && connection->state() == ConnState::KeepAlive && !hurried())
+            lie_down(std::move(connection), rest, now);
         else
-            begin_close(connection, ConnEvent::Expired);
+            begin_close(std::move(connection), ConnEvent::Expired);
     }
 }
 

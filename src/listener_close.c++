@@ -15,24 +15,25 @@ constexpr Duration kQuietTime = seconds(60); // between two messages about clien
 } // namespace
 
 // Reads away what the client still sends. The deadline stays what it was (S18).
-void Listener::on_lingering(Connection &connection)
+void Listener::on_lingering(Connection &parked)
 {
-    connection.transit(ConnEvent::IoReady);
+    parked.transit(ConnEvent::IoReady);
     char nowhere[8 * 1024];
     apr_status_t rv = APR_SUCCESS;
     for (int i = 0; i < kLingerReads && rv == APR_SUCCESS; ++i) {
         apr_size_t length = sizeof nowhere;
-        rv = apr_socket_recv(connection.socket(), nowhere, &length);
+        rv = apr_socket_recv(parked.socket(), nowhere, &length);
     }
     const bool more = rv == APR_SUCCESS || APR_STATUS_IS_EAGAIN(rv);
-    if (more && poller_.arm(connection.fd(), connection, Interest::ReadableOnce) == 0)
+    if (more && poller_.arm(parked.fd(), parked, Interest::ReadableOnce) == 0)
         return;
+    ConnectionPtr connection;
     {
         Lock lock(mu_);
-        linger_.remove(connection);
+        connection = unpark(parked);
     }
-    connection.transit(ConnEvent::PeerGone);
-    drop(ConnectionPtr(&connection));
+    connection->transit(ConnEvent::PeerGone);
+    drop(std::move(connection));
 }
 
 // A client is lost, because nobody would hear it: what has run out is short for all, so that is said now and then.
@@ -58,21 +59,21 @@ void Listener::drop(ConnectionPtr connection)
 }
 
 // A worker flushes and shuts it down; one that lingers already is dropped.
-void Listener::begin_close(Connection &connection, ConnEvent event)
+void Listener::begin_close(ConnectionPtr connection, ConnEvent event)
 {
-    if (!connection.opened()) { // no worker is needed, but if something has come just now
-        if (!connection.input_waits())
-            return drop(ConnectionPtr(&connection));
-        connection.set_looked(true);
-        return wake_up(connection, ConnEvent::IoReady);
+    if (!connection->opened()) { // no worker is needed, but if something has come just now
+        if (!connection->input_waits())
+            return drop(std::move(connection));
+        connection->set_looked(true);
+        return wake_up(std::move(connection), ConnEvent::IoReady);
     }
-    if (connection.state() == ConnState::KeepAlive)
-        apr_table_setn(connection.record()->notes, "short-lingering-close", "1");
-    connection.transit(event);
-    if (connection.state() == ConnState::Closed)
-        drop(ConnectionPtr(&connection));
+    if (connection->state() == ConnState::KeepAlive)
+        apr_table_setn(connection->record()->notes, "short-lingering-close", "1");
+    connection->transit(event);
+    if (connection->state() == ConnState::Closed)
+        drop(std::move(connection));
     else
-        scheduler_.push(connection);
+        push(std::move(connection));
 }
 
 // Those that other children will take stay for that.
@@ -84,14 +85,15 @@ void Listener::shed_idle()
         idle_.collect(idle);
     }
     for (Timed *item : idle) {
-        auto &connection = static_cast<Connection &>(*item);
-        if ((hands_over() && !connection.opened()) || connection.input_waits())
+        auto &parked = static_cast<Connection &>(*item);
+        if ((hands_over() && !parked.opened()) || parked.input_waits())
             continue;
+        ConnectionPtr connection;
         {
             Lock lock(mu_);
-            idle_.remove(connection);
+            connection = unpark(parked);
         }
-        begin_close(connection, ConnEvent::Shed);
+        begin_close(std::move(connection), ConnEvent::Shed);
     }
 }
 
@@ -135,18 +137,19 @@ void Listener::shed_oldest(int count)
     }
 }
 
-void Listener::shed(Connection &connection)
+void Listener::shed(Connection &parked)
 {
+    ConnectionPtr connection;
     {
         Lock lock(mu_);
-        deadlines_of(connection.state()).remove(connection);
+        connection = unpark(parked);
     }
-    if (connection.movable(dormancy_))
-        drop(ConnectionPtr(&connection)); // no goodbye, no lingering
-    else if (connection.state() == ConnState::KeepAlive)
-        begin_close(connection, ConnEvent::Shed);
+    if (connection->movable(dormancy_))
+        drop(std::move(connection)); // no goodbye, no lingering
+    else if (connection->state() == ConnState::KeepAlive)
+        begin_close(std::move(connection), ConnEvent::Shed);
     else
-        give_up_arriving(connection);
+        give_up_arriving(std::move(connection));
 }
 
 // Those that have not said a word can go, too.
@@ -160,15 +163,16 @@ void Listener::shed_silent()
         arriving_.collect(arriving);
     }
     for (Timed *item : arriving) {
-        auto &connection = static_cast<Connection &>(*item);
-        if (connection.opened() || connection.input_waits())
+        auto &parked = static_cast<Connection &>(*item);
+        if (parked.opened() || parked.input_waits())
             continue;
+        ConnectionPtr connection;
         {
             Lock lock(mu_);
-            arriving_.remove(connection);
+            connection = unpark(parked);
         }
-        connection.transit(ConnEvent::Shed);
-        drop(ConnectionPtr(&connection));
+        connection->transit(ConnEvent::Shed);
+        drop(std::move(connection));
     }
 }
 

@@ -12,7 +12,7 @@ void Listener::on_accepted(ConnectionPtr connection)
 {
     if (connection->looked()) {
         connection->transit(ConnEvent::IoReady);
-        return scheduler_.push(*connection.release());
+        return push(std::move(connection));
     }
     if (connection->state() == ConnState::KeepAlive)
         return settle_idle(std::move(connection));
@@ -22,7 +22,7 @@ void Listener::on_accepted(ConnectionPtr connection)
     switch (connection->look(limits_)) {
     case Connection::Here::Whole:
         connection->set_looked(true);
-        return wake_up(*connection.release(), ConnEvent::IoReady);
+        return wake_up(std::move(connection), ConnEvent::IoReady);
     case Connection::Here::Gone:
         connection->transit(ConnEvent::PeerGone);
         return drop(std::move(connection));
@@ -42,66 +42,68 @@ void Listener::park_arriving(ConnectionPtr connection)
 
 // Dormant, or with half of a request. It stays parked, with the deadline it has, until a whole request is here, or the
 // time of another part of it begins.
-void Listener::on_arriving(Connection &connection)
+void Listener::on_arriving(Connection &parked)
 {
-    if (seen_mode_ != Mode::Serve && may_hand_over(now()) && connection.movable(dormancy_) &&
-        hand_over(connection) != Handed::Back)
+    if (seen_mode_ != Mode::Serve && may_hand_over(now()) && parked.movable(dormancy_) &&
+        hand_over_parked(parked) != Handed::Back)
         return;
-    const Time begun = connection.begins();
-    const Connection::Here here = connection.look(limits_);
+    const Time begun = parked.begins();
+    const Connection::Here here = parked.look(limits_);
     const bool waits = here != Connection::Here::Whole && here != Connection::Here::Gone;
-    if (waits && connection.begins() == begun)
+    if (waits && parked.begins() == begun)
         return;
+    ConnectionPtr connection;
     {
         Lock lock(mu_);
-        deadlines_of(connection.state()).remove(connection);
+        connection = unpark(parked);
         if (waits) {
-            if (connection.state() == ConnState::KeepAlive)
-                connection.transit(ConnEvent::Begun);
-            return arriving_.add(connection, connection.request_timeout(), connection.begins(), Deadlines::Length::Odd);
+            if (connection->state() == ConnState::KeepAlive)
+                connection->transit(ConnEvent::Begun);
+            const Duration length = connection->request_timeout();
+            return arriving_.add(*connection.release(), length, parked.begins(), Deadlines::Length::Odd);
         }
     }
     if (here == Connection::Here::Gone)
-        return drop(ConnectionPtr(&connection));
-    connection.set_looked(true);
-    wake_up(connection, ConnEvent::IoReady);
+        return drop(std::move(connection));
+    connection->set_looked(true);
+    wake_up(std::move(connection), ConnEvent::IoReady);
 }
 
-void Listener::wake_up(Connection &connection, ConnEvent event)
+void Listener::wake_up(ConnectionPtr connection, ConnEvent event)
 {
-    if (connection.opened())
-        connection.mailbox().state = CONN_STATE_READ_REQUEST_LINE;
-    connection.transit(event);
-    scheduler_.push(connection);
+    if (connection->opened())
+        connection->mailbox().state = CONN_STATE_READ_REQUEST_LINE;
+    connection->transit(event);
+    push(std::move(connection));
 }
 
-// Idle for a while: its memory is better used elsewhere.
-void Listener::lie_down(Connection &connection, Duration rest, Time now)
+// Idle for a while: its memory is better used elsewhere. It is armed, and stays so.
+void Listener::lie_down(ConnectionPtr connection, Duration rest, Time now)
 {
-    if (connection.sleep(dormancy_) && asleep_.fetch_add(1) + 1 == kManyAsleep)
+    if (connection->sleep(dormancy_) && asleep_.fetch_add(1) + 1 == kManyAsleep)
         callbacks_.notify(callbacks_.child);
     Lock lock(mu_);
-    idle_.add(connection, rest, now);
+    idle_.add(*connection.release(), rest, now);
 }
 
 // Unless it has sent enough to be given more time, httpd answers what is here, if that can be answered: 408 to half a
 // request.
-void Listener::too_late(Connection &connection, Time now)
+void Listener::too_late(ConnectionPtr connection, Time now)
 {
-    connection.count_unread();
-    const Duration left = later(connection.begins(), connection.request_timeout()) - now;
+    connection->count_unread();
+    const Duration left = later(connection->begins(), connection->request_timeout()) - now;
     if (left > 0) {
         Lock lock(mu_);
-        return arriving_.add(connection, left, now, Deadlines::Length::Odd);
+        return arriving_.add(*connection.release(), left, now, Deadlines::Length::Odd);
     }
-    give_up_arriving(connection);
+    give_up_arriving(std::move(connection));
 }
 
-void Listener::give_up_arriving(Connection &connection)
+void Listener::give_up_arriving(ConnectionPtr connection)
 {
-    connection.set_late();
-    connection.set_looked(true);
-    wake_up(connection, ConnEvent::Expired);
+    connection->set_late();
+    connection->set_looked(true);
+    wake_up(std::move(connection), ConnEvent::Expired);
 }
 
 } // namespace hybrid

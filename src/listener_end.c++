@@ -136,15 +136,18 @@ void Listener::shed_http2(Time now)
         const bool shed =
             idle && now - (connection.expires - connection.length) >= Goodbye::kPause && !connection.input_waits();
         static_cast<void>(connection.take_rest());
+        ConnectionPtr leaving;
         {
             Lock lock(mu_);
             Deadlines &deadlines = deadlines_of(connection.state());
-            deadlines.remove(connection);
-            if (!shed)
-                deadlines.add(connection, idle ? Goodbye::kPause : Goodbye::kFirstTime, now);
+            ConnectionPtr owned = unpark(connection);
+            if (shed)
+                leaving = std::move(owned);
+            else
+                deadlines.add(*owned.release(), idle ? Goodbye::kPause : Goodbye::kFirstTime, now);
         }
-        if (shed)
-            begin_close(connection, ConnEvent::Shed);
+        if (leaving)
+            begin_close(std::move(leaving), ConnEvent::Shed);
     }
 }
 

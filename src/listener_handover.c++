@@ -35,29 +35,40 @@ bool Listener::may_hand_over(Time now)
     return elsewhere_;
 }
 
-// The poller must have forgotten it before it travels, or its events would go on coming here. What the channel refuses
-// stays what it was, unless it can't be polled any more.
-Listener::Handed Listener::hand_over(Connection &connection)
+// The poller must have forgotten it before it travels, or its events would go on coming here. True: it has gone.
+bool Listener::send(const Parcel &parcel, ConnectionPtr &connection)
 {
-    const Parcel parcel = connection.parcel();
-    const bool parked = connection.queued();
-    const Duration length = connection.length;
     {
         Lock lock(mu_);
-        if (parked)
-            deadlines_of(connection.state()).remove(connection);
-        poller_.forget(connection.fd(), connection);
+        poller_.forget(connection->fd(), *connection);
     }
-    if (channel_.send(parcel, connection.fd()) == 0) {
-        connection.transit(ConnEvent::Sent);
-        ConnectionPtr(&connection).reset();
+    if (channel_.send(parcel, connection->fd()) != 0)
+        return false;
+    connection->transit(ConnEvent::Sent);
+    connection.reset();
+    return true;
+}
+
+bool Listener::hand_over(ConnectionPtr &connection)
+{
+    return send(connection->parcel(), connection);
+}
+
+// What the channel refuses stays what it was, unless it can't be polled any more.
+Listener::Handed Listener::hand_over_parked(Connection &parked)
+{
+    const Parcel parcel = parked.parcel();
+    const Duration length = parked.length;
+    ConnectionPtr connection;
+    {
+        Lock lock(mu_);
+        connection = unpark(parked);
+    }
+    if (send(parcel, connection))
         return Handed::Over;
-    }
-    if (!parked)
-        return Handed::Back;
-    static_cast<void>(connection.take_rest());
-    const bool kept = parcel.expires == kNever ? park(ConnectionPtr(&connection), Interest::Readable, length)
-                                               : park_until(ConnectionPtr(&connection), parcel.expires);
+    static_cast<void>(connection->take_rest());
+    const bool kept = parcel.expires == kNever ? park(std::move(connection), Interest::Readable, length)
+                                               : park_until(std::move(connection), parcel.expires);
     return kept ? Handed::Back : Handed::Closed;
 }
 
@@ -79,10 +90,10 @@ void Listener::make_room(int count)
     }
     int sent = 0;
     for (auto item = idle.begin(); item != idle.end() && sent < room; ++item) {
-        auto &connection = static_cast<Connection &>(**item);
-        if (!connection.movable(dormancy_))
+        auto &parked = static_cast<Connection &>(**item);
+        if (!parked.movable(dormancy_))
             continue;
-        if (hand_over(connection) != Handed::Over)
+        if (hand_over_parked(parked) != Handed::Over)
             break;
         ++sent;
     }
@@ -100,23 +111,24 @@ bool Listener::between_requests(void *self, Runnable &work)
 // What can't move waits on.
 int Listener::hand_over_queued(int most)
 {
-    std::vector<Connection *> stay;
+    std::vector<ConnectionPtr> stay;
     int sent = 0;
     while (sent < most) {
-        auto *connection = static_cast<Connection *>(scheduler_.pull(Scheduler::End::First, between_requests, this));
-        if (!connection)
+        Runnable *work = scheduler_.pull(Scheduler::End::First, between_requests, this);
+        if (!work)
             break;
+        ConnectionPtr connection = owner_of(*work);
         const bool movable = connection->movable(dormancy_);
-        if (movable && hand_over(*connection) == Handed::Over) {
+        if (movable && hand_over(connection)) {
             ++sent;
             continue;
         }
-        stay.push_back(connection);
+        stay.push_back(std::move(connection));
         if (movable)
             break;
     }
-    for (Connection *connection : stay)
-        scheduler_.push(*connection);
+    for (ConnectionPtr &connection : stay)
+        push(std::move(connection));
     return sent;
 }
 
@@ -144,7 +156,7 @@ void Listener::hand_over_all(Time now)
             item->seen = true; // and so are all before it: they need not be looked at again
             continue;
         }
-        if (hand_over(connection) != Handed::Over)
+        if (hand_over_parked(connection) != Handed::Over)
             return hand_over_at_.store(later(now, kRefused));
         if (++sent >= kParcelsAtOnce)
             return hand_over_at_.store(later(now, kPace));
@@ -190,7 +202,7 @@ void Listener::settle_idle(ConnectionPtr connection)
     switch (connection->look(limits_)) {
     case Connection::Here::Whole:
         connection->set_looked(true);
-        return wake_up(*connection.release(), ConnEvent::IoReady);
+        return wake_up(std::move(connection), ConnEvent::IoReady);
     case Connection::Here::Gone:
         return drop(std::move(connection));
     case Connection::Here::Nothing: {

@@ -30,7 +30,7 @@ Interest take_sense(conn_state_t &mailbox, Interest by_default)
 
 void Turn::run(Runnable &connection, Worker &worker) noexcept
 {
-    ConnectionPtr owned(static_cast<Connection *>(&connection));
+    ConnectionPtr owned = owner_of(connection);
     worker.set_client(owned.get());
     Turn(std::move(owned), worker).go();
 }

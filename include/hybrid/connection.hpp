@@ -31,6 +31,11 @@ struct ConnectionCloser {
 /// Holding it is owning the connection; dropping it closes the socket and ends the connection's pool.
 using ConnectionPtr = std::unique_ptr<Connection, ConnectionCloser>;
 
+/// The connection behind a hook that the caller has just taken out of its queue. Requires: it was put there with
+/// release(), and is a connection's.
+ConnectionPtr owner_of(Timed &item);
+ConnectionPtr owner_of(Runnable &work);
+
 /// What is looked for in a connection's first bytes.
 enum class Expects : std::uint8_t {
     Nothing, ///< its module may want to speak first, or knows better

@@ -8,6 +8,7 @@
 #include "hybrid/connection.hpp"
 #include "hybrid/look_again.hpp"
 #include "hybrid/poller.hpp"
+#include "hybrid/role.hpp"
 #include "hybrid/suspended.hpp"
 #include "hybrid/timers.hpp"
 
@@ -38,15 +39,16 @@ class Listener {
     [[nodiscard]] int open() { return poller_.open(); }
     /// Registers the listening sockets. errno or 0. Child's main thread, before run().
     [[nodiscard]] int listen(ap_listen_rec *listeners) { return acceptor_.open(listeners); }
-    /// One look at everything, and a sleep if there is nothing to do. Who polls.
-    void round(Worker &self) EXCLUDES(mu_);
-    /// The same, without a sleep, for who stands in for workers that are all blocked: it takes no new connections, and
-    /// sends those that wait to children with idle workers. Child's main thread.
+    /// One look at everything, and a sleep if there is nothing to do. Requires: the scheduler has told this worker to
+    /// poll.
+    void round(Worker &self) EXCLUDES(mu_, polling);
+    /// The same without a sleep, while all workers are blocked: takes no new connections, and sends those that wait to
+    /// children with idle workers. Child's main thread. Requires: Scheduler::stand_in() was true.
     struct Attendance {
         Time again_at;   ///< at the latest; sooner when poll_fd() is readable
         bool wants_help; ///< some wait, and no worker is idle anywhere
     };
-    Attendance attend() EXCLUDES(mu_);
+    Attendance attend() EXCLUDES(mu_, polling);
     int poll_fd() const { return poller_.fd(); }
 
     // Any thread from here on.
@@ -65,7 +67,7 @@ class Listener {
     /// httpd's ap_mpm_register_timed_callback(): runs on a worker, `delay` from now or later.
     void add_timer(Duration delay, TimedCallback callback) EXCLUDES(mu_);
 
-    /// Ends the sleep of who polls.
+    /// Ends the sleep of the thread that polls.
     void wake() { poller_.wake(); }
 
     /// No worker is left that could poll, until one comes back: the scoreboard says so. Child's main thread.
@@ -112,14 +114,16 @@ class Listener {
     static constexpr Duration kEndLingerTime = seconds(2); // for every lingering close once the child ends (S20)
     struct TimerTask;
 
-    bool begin_round(Time now) EXCLUDES(mu_);
-    void take_in(std::span<const epoll_event> events, Time now) EXCLUDES(mu_);
-    bool hand_over_waiting(Time now) EXCLUDES(mu_);
-    void refuse_waiting(Time now);
+    bool begin_round(Time now) REQUIRES(polling) EXCLUDES(mu_);
+    void take_in(std::span<const epoll_event> events, Time now) REQUIRES(polling) EXCLUDES(mu_);
+    bool hand_over_waiting(Time now) REQUIRES(polling) EXCLUDES(mu_);
+    void refuse_waiting(Time now) REQUIRES(polling);
+    bool send(const Parcel &parcel, ConnectionPtr &connection) EXCLUDES(mu_);
+    bool hand_over(ConnectionPtr &connection) EXCLUDES(mu_);
     enum class Handed { Over, Back, Closed };
-    Handed hand_over(Connection &connection) EXCLUDES(mu_);
-    bool may_hand_over(Time now);
-    void hand_over_all(Time now) EXCLUDES(mu_);
+    Handed hand_over_parked(Connection &parked) EXCLUDES(mu_);
+    bool may_hand_over(Time now) REQUIRES(polling);
+    void hand_over_all(Time now) REQUIRES(polling) EXCLUDES(mu_);
     static bool between_requests(void *self, Runnable &work);
     int hand_over_queued(int most) EXCLUDES(mu_);
     void settle_idle(ConnectionPtr connection) EXCLUDES(mu_);
@@ -127,33 +131,37 @@ class Listener {
 
     bool hands_over() const { return hands_over_.load() && channel_; }
     void set_mode(Mode mode);
-    void end();
-    void follow_mode(Time now) EXCLUDES(mu_);
-    void tell_if_quiet();
-    bool drained(Time now) EXCLUDES(mu_);
-    Time next_due(Time now) EXCLUDES(mu_);
-    std::span<const epoll_event> wait(Worker &self, Time now) EXCLUDES(mu_);
-    std::span<const epoll_event> look(Time begin);
-    void on_accepted(ConnectionPtr connection) EXCLUDES(mu_);
-    void on_event(const epoll_event &event, Time now) EXCLUDES(mu_);
-    bool take(Connection &connection) REQUIRES(mu_);
-    void on_ready(Connection &connection) EXCLUDES(mu_);
-    void on_lingering(Connection &connection) EXCLUDES(mu_);
-    void on_arriving(Connection &connection) EXCLUDES(mu_);
-    void lie_down(Connection &connection, Duration rest, Time now) EXCLUDES(mu_);
-    void give_up_arriving(Connection &connection);
-    void too_late(Connection &connection, Time now) EXCLUDES(mu_);
-    void wake_up(Connection &connection, ConnEvent event);
-    void expire(Time now) EXCLUDES(mu_);
-    void run_timers(Time now) EXCLUDES(mu_);
+    void end() REQUIRES(polling);
+    void follow_mode(Time now) REQUIRES(polling) EXCLUDES(mu_);
+    void tell_if_quiet() REQUIRES(polling);
+    bool drained(Time now) REQUIRES(polling) EXCLUDES(mu_);
+    Time next_due(Time now) REQUIRES(polling) EXCLUDES(mu_);
+    std::span<const epoll_event> wait(Worker &self, Time now) REQUIRES(polling) EXCLUDES(mu_);
+    std::span<const epoll_event> look(Time begin) REQUIRES(polling);
+    void on_accepted(ConnectionPtr connection) REQUIRES(polling) EXCLUDES(mu_);
+    void on_event(const epoll_event &event, Time now) REQUIRES(polling) EXCLUDES(mu_);
+    bool concerns_us(Connection &connection) REQUIRES(polling, mu_);
+    static bool stays_parked(const Connection &connection);
+    ConnectionPtr unpark(Connection &parked) REQUIRES(mu_);
+    void on_ready(ConnectionPtr connection) REQUIRES(polling) EXCLUDES(mu_);
+    void on_parked_ready(Connection &parked) REQUIRES(polling) EXCLUDES(mu_);
+    void on_lingering(Connection &parked) REQUIRES(polling) EXCLUDES(mu_);
+    void on_arriving(Connection &parked) REQUIRES(polling) EXCLUDES(mu_);
+    void lie_down(ConnectionPtr connection, Duration rest, Time now) REQUIRES(polling) EXCLUDES(mu_);
+    void give_up_arriving(ConnectionPtr connection);
+    void too_late(ConnectionPtr connection, Time now) REQUIRES(polling) EXCLUDES(mu_);
+    void wake_up(ConnectionPtr connection, ConnEvent event);
+    void push(ConnectionPtr connection) { scheduler_.push(*connection.release()); }
+    void expire(Time now) REQUIRES(polling) EXCLUDES(mu_);
+    void run_timers(Time now) REQUIRES(polling) EXCLUDES(mu_);
     void give_back_released();
-    void make_room(int count) EXCLUDES(mu_);
-    void shed_http2(Time now) EXCLUDES(mu_);
-    void shed_idle() EXCLUDES(mu_);
-    void shed_oldest(int count) EXCLUDES(mu_);
-    void shed_silent() EXCLUDES(mu_);
-    void shed(Connection &connection) EXCLUDES(mu_);
-    void begin_close(Connection &connection, ConnEvent event);
+    void make_room(int count) REQUIRES(polling) EXCLUDES(mu_);
+    void shed_http2(Time now) REQUIRES(polling) EXCLUDES(mu_);
+    void shed_idle() REQUIRES(polling) EXCLUDES(mu_);
+    void shed_oldest(int count) REQUIRES(polling) EXCLUDES(mu_);
+    void shed_silent() REQUIRES(polling) EXCLUDES(mu_);
+    void shed(Connection &parked) REQUIRES(polling) EXCLUDES(mu_);
+    void begin_close(ConnectionPtr connection, ConnEvent event);
     void drop_unpolled(ConnectionPtr connection, int error);
     Deadlines &deadlines_of(ConnState state) REQUIRES(mu_);
 
@@ -179,18 +187,18 @@ class Listener {
     std::atomic<bool> ended_{false};
 
     std::atomic<bool> unattended_{false};
-    std::atomic<Time> sleeps_until_{0}; // who polls; 0: it is awake
+    std::atomic<Time> sleeps_until_{0}; // the thread that polls; 0: it is awake
     std::atomic<Time> unpolled_quiet_until_{0};
 
-    // Only who polls.
-    Mode seen_mode_ = Mode::Serve;
-    Time orphaned_since_ = kNever;
-    bool shed_silent_ = false;
-    Time looked_elsewhere_at_ = 0; // who else serves
-    bool elsewhere_ = false;
-    Time hand_over_waiting_at_ = 0;
-    Time refusal_told_at_ = 0;
-    LookAgain look_again_;
+    std::atomic<bool> polled_{false}; // see Polls
+    Mode seen_mode_ GUARDED_BY(polling) = Mode::Serve;
+    Time orphaned_since_ GUARDED_BY(polling) = kNever;
+    bool shed_silent_ GUARDED_BY(polling) = false;
+    Time looked_elsewhere_at_ GUARDED_BY(polling) = 0; // who else serves
+    bool elsewhere_ GUARDED_BY(polling) = false;
+    Time hand_over_waiting_at_ GUARDED_BY(polling) = 0;
+    Time refusal_told_at_ GUARDED_BY(polling) = 0;
+    LookAgain look_again_ GUARDED_BY(polling);
 
     Mutex mu_;
     Deadlines idle_ GUARDED_BY(mu_);     // KeepAlive

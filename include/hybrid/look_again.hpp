@@ -1,7 +1,7 @@
 // Is it worth looking again before going to sleep? A client that answers within some tens of microseconds is heard
 // sooner by who looks than by who has to be woken. One that doesn't costs the time looked for in vain; so after that
-// the next sleeps come without looking, twice as many each time. Pure: who polls tells what it saw. (doc/notes: run
-// tokens)
+// the next sleeps come without looking, twice as many each time. Pure: the thread that polls tells what it saw.
+// (doc/notes: run tokens)
 #pragma once
 
 #include "hybrid/clock.hpp"
@@ -10,7 +10,7 @@
 
 namespace hybrid {
 
-/// Who polls.
+/// Of the thread that polls.
 class LookAgain {
   public:
     /// How long to look at most.

@@ -16,6 +16,7 @@
 #define EXCLUDES(...) HYBRID_TSA(locks_excluded(__VA_ARGS__))
 #define ACQUIRE(...) HYBRID_TSA(acquire_capability(__VA_ARGS__))
 #define RELEASE(...) HYBRID_TSA(release_capability(__VA_ARGS__))
+#define ASSERT_CAPABILITY(...) HYBRID_TSA(assert_capability(__VA_ARGS__))
 
 namespace hybrid {
 

@@ -88,7 +88,7 @@ class Scheduler {
     Next next(Runner &self) EXCLUDES(mu_);
     void park(Runner &self) EXCLUDES(mu_);
 
-    /// Who polls: may it sleep until something happens? If so, awake() must follow.
+    /// May the thread that polls sleep until something happens? If so, it calls awake() afterwards.
     bool may_sleep() EXCLUDES(mu_);
     void awake() EXCLUDES(mu_);
 
@@ -153,7 +153,7 @@ class Scheduler {
     std::size_t holders_ GUARDED_BY(mu_) = 0;     // workers with a token
     Runner *poller_ GUARDED_BY(mu_) = nullptr;
     bool asleep_ GUARDED_BY(mu_) = false;   // the poller
-    Runner stand_in_;                       // who polls, if it is not a worker
+    Runner stand_in_;                       // what polls, if it is not a worker
     bool relieved_ GUARDED_BY(mu_) = false; // since then a worker has come back
     bool watched_ GUARDED_BY(mu_) = false;
     Runner *top_ GUARDED_BY(mu_) = nullptr; // of the stack of parked ones
