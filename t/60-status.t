@@ -160,4 +160,21 @@ subtest 'B12, B13, B17: what is counted' => sub {
     cmp_ok $total->(), '<', 10, 'begun anew by a restart';
 };
 
+# While all workers are blocked nobody takes clients, and the row says "no": also when one has come back at that moment.
+subtest 'W18: a child whose workers were blocked takes clients again, and says so' => sub {
+    plan skip_all => 'only hybrid makes one child for that' if $mpm ne 'hybrid';
+    my $s = server("StartServers 1\nServerLimit 1\nThreadsPerChild 4\nMaxRequestWorkers 4\nMinSpareThreads 1\nMaxSpareThreads 4")->start;
+    my @stuck;
+    for my $round (1 .. 40) {
+        my @held = map { Hybrid::Client->new($s->port) } 1 .. 8; # twice as many as it can have
+        my $ms = 5 + $round;
+        $_->send("GET /sleep?ms=$ms HTTP/1.1\r\nHost: x\r\n\r\n") for @held;
+        $_->response->{status} == 200 or die 'no answer' for @held;
+        my $row;
+        wait_for(sub { ($row) = children_table($s); $row->[4] eq 'yes' }, 2) or push @stuck, "round $round: $row->[4]";
+        $_->disconnect for @held;
+    }
+    is "@stuck", '', 'in each of forty rounds';
+};
+
 done_testing;

@@ -320,8 +320,9 @@ sub settle {
     my @surplus;
     my $looks = 0;
     my $settled = wait_for(sub {
-        # Each look is a connection, of which MaxConnectionsPerChild lets a child have only some.
-        select undef, undef, undef, 0.25 if ++$looks > 5;
+        # Each look is a connection, of which MaxConnectionsPerChild lets a child have only some, and one that ends takes
+        # a second or two for it.
+        select undef, undef, undef, $looks > 15 ? 2.5 : 0.25 if ++$looks > 5;
         return 1 if !_alive($pid) || $self->log =~ /AH00491|AH00492|HYB0016/;
         @surplus = Hybrid::Count::surplus($self);
         return !@surplus;
