@@ -1,4 +1,4 @@
-# What the MPM answers to ap_mpm_query() (parity 1b, Q01-Q04), as a module sees it at three moments.
+# What the MPM answers to ap_mpm_query() (parity Q01-Q04), as a module sees it at three moments.
 
 use strict;
 use warnings;

@@ -45,7 +45,7 @@ class Poller {
     int fd() const { return epoll_.get(); }
 
     /// Reports readiness until told otherwise (listening sockets); of several processes that wait for it, not all are
-    /// woken. All return errno or 0.
+    /// woken (K13). All return errno or 0.
     [[nodiscard]] int watch(int fd, PollTarget &target) EXCLUDES(mu_);
     /// The next event of a watched one wakes another process, if any waits for it.
     [[nodiscard]] int requeue(int fd, PollTarget &target) EXCLUDES(mu_);
