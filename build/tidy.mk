@@ -6,7 +6,7 @@ CLANG_FORMAT ?= $(firstword $(foreach f,clang-format-14 clang-format,$(shell com
 CLANG_TIDY ?= $(firstword $(foreach t,clang-tidy clang-tidy-14,$(shell command -v $(t))))
 
 .PHONY: style format headers clang tidy
-#: style        format, layers, sizes, message numbers, every header by itself
+#: style        format, layers, sizes, message numbers, the entries of doc/parity.md, every header by itself
 style: headers
 	$(QUIET)case "$$($(CLANG_FORMAT) --version)" in \
 	*' version 14.'*) $(CLANG_FORMAT) --dry-run --Werror $(CXX_FILES) ;; \
@@ -15,6 +15,7 @@ style: headers
 	$(QUIET)build/check-layers
 	$(QUIET)build/check-sizes
 	$(QUIET)build/check-messages
+	$(QUIET)build/check-parity
 
 #: format       formats the source
 format:
