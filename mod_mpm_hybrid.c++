@@ -8,6 +8,7 @@
 #include "hybrid/query.hpp"
 #include "hybrid/request_timeouts.hpp"
 #include "hybrid/retained.hpp"
+#include "hybrid/status.hpp"
 #include "hybrid/tls_input.hpp"
 
 #include <cstddef>
@@ -133,6 +134,11 @@ static int hybrid_post_read_request(request_rec *r) noexcept
     return Connection::on_post_read_request(r, door.config.retry_after);
 }
 
+static int hybrid_handler(request_rec *r) noexcept
+{
+    return show_status(r, *door.retained);
+}
+
 static void hybrid_register_hooks(apr_pool_t *pool)
 {
     ap_register_provider(pool, "mpm", "hybrid", kVersion, &mpm_hybrid_module); // mod_info shows these, nobody calls it
@@ -150,6 +156,7 @@ static void hybrid_register_hooks(apr_pool_t *pool)
     ap_hook_protocol_switch(hybrid_protocol_switch, nullptr, nullptr, APR_HOOK_REALLY_FIRST);
     ap_hook_pre_read_request(hybrid_pre_read_request, nullptr, nullptr, APR_HOOK_MIDDLE);
     ap_hook_post_read_request(hybrid_post_read_request, nullptr, nullptr, APR_HOOK_REALLY_FIRST);
+    ap_hook_handler(hybrid_handler, nullptr, nullptr, APR_HOOK_MIDDLE);
     door.client_output = register_client_output();
     door.tls_input = TlsInput::register_filter();
 }

@@ -73,6 +73,7 @@ void Child::main()
         ap_log_error(APLOG_MARK, APLOG_INFO, 0, ap_server_conf,
                      HYBLOGNO(0005) "%d worker(s) still in a handler, ending without them",
                      static_cast<int>(workers_->running()));
+        slot_->end_rest();
         if (birth_.before_exit)
             birth_.before_exit(birth_.parent_object);
         _exit(0);
@@ -156,7 +157,7 @@ void Child::make_runtime()
     };
     scheduler_ = std::make_unique<Scheduler>(config.tokens_per_child, hooks);
     slot_ = std::make_unique<Slot>(birth_.slot, birth_.number, config.thread_limit, birth_.retained.mpm->num_buckets,
-                                   *birth_.retained.shared);
+                                   *birth_.retained.shared, counts_of(birth_.retained, birth_.number));
     pools_ = std::make_unique<Pools>(birth_.pconf);
     const Listener::Callbacks callbacks = {
         Turn::run,

@@ -120,6 +120,8 @@ void Child::exit_child(int code)
     if (ending_ == Ending::None)
         ap_run_child_stopping(pchild_, 0);
     apr_pool_destroy(pchild_);
+    if (slot_)
+        slot_->end_rest();
     if (birth_.before_exit)
         birth_.before_exit(birth_.parent_object);
     exit(code);

@@ -15,15 +15,22 @@ namespace {
 
 constexpr Duration kQuietPeriod = milliseconds(20); // of looks whether children are: one may have died
 
+/// Zero, and shared with all children. Without shared memory each has its own: then a message may be said more than
+/// once, and each shows its own clients only.
+void *map_shared(std::size_t size)
+{
+    void *memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    return memory == MAP_FAILED ? apr_pcalloc(ap_pglobal, size) : memory;
+}
+
 } // namespace
 
-// Without shared memory each child has its own, and a message may be said more than once.
 void Children::share()
 {
-    if (retained_.shared)
-        return;
-    void *memory = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    retained_.shared = static_cast<Shared *>(memory == MAP_FAILED ? apr_pcalloc(ap_pglobal, sizeof(Shared)) : memory);
+    if (!retained_.shared)
+        retained_.shared = static_cast<Shared *>(map_shared(sizeof(Shared)));
+    if (!retained_.counts)
+        retained_.counts = static_cast<ClientCounts *>(map_shared(counts_rows(retained_) * sizeof(ClientCounts)));
 }
 
 int Children::open()

@@ -34,9 +34,17 @@ int Children::free_number(int slot)
     return number;
 }
 
+// A child that ends counts its last clients itself. If it was killed, nobody has.
 void Children::give_number_back(pid_t pid)
 {
-    std::replace(retained_.numbers, retained_.numbers + retained_.number_count, pid, pid_t{0});
+    pid_t *const end = retained_.numbers + retained_.number_count;
+    pid_t *const number = std::find(retained_.numbers, end, pid);
+    if (number == end)
+        return;
+    *number = 0;
+    pid_t *const shared = std::min(end, retained_.numbers + retained_.first_server_limit);
+    if (number < shared || std::all_of(shared, end, [](pid_t other) { return other == 0; }))
+        counts_of(retained_, static_cast<int>(number - retained_.numbers)).end_rest(CloseReason::ChildDied);
 }
 
 SlotView Children::look_at(int slot)

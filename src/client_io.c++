@@ -237,7 +237,7 @@ static apr_status_t hybrid_read_socket(apr_bucket *bucket, const char **str, apr
     bucket->type = &apr_bucket_type_socket;
     bucket->data = connection.socket();
     const apr_status_t rv = apr_bucket_read(bucket, str, len, late ? APR_NONBLOCK_READ : block);
-    if (rv == APR_SUCCESS ? *len == 0 : !APR_STATUS_IS_EAGAIN(rv))
+    if (rv == APR_SUCCESS ? *len == 0 : !APR_STATUS_IS_EAGAIN(rv) && !APR_STATUS_IS_TIMEUP(rv))
         connection.set_ended();
     connection.set_drained(rv == APR_SUCCESS ? *len > 0 && *len < APR_BUCKET_BUFF_SIZE : APR_STATUS_IS_EAGAIN(rv));
     apr_bucket *rest = rv == APR_SUCCESS ? APR_BUCKET_NEXT(bucket) : bucket;

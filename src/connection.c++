@@ -12,7 +12,7 @@ namespace hybrid {
 void ConnectionCloser::operator()(Connection *connection) const
 {
     if (connection->state() != ConnState::Closed)
-        connection->transit(ConnEvent::Kill);
+        connection->end(ConnEvent::Kill, CloseReason::Unknown);
     if (connection->socket_) {
         // A socket that a module took away (mod_proxy_fdpass) is -1 by now and must not be closed for it.
         apr_os_sock_t fd = -1;
@@ -54,11 +54,26 @@ Connection::Connection(const Peer &peer, Pools &pools, Slot &slot, Run turn)
 
 void Connection::transit(ConnEvent event)
 {
+    ap_assert(!facts(event).ends);
+    step(event);
+}
+
+void Connection::end(ConnEvent event, CloseReason reason)
+{
+    if (!reason_)
+        reason_ = reason;
+    step(event);
+    if (state_ == ConnState::Closed)
+        slot_.ended(*reason_);
+}
+
+void Connection::step(ConnEvent event)
+{
     const auto to = next_state(state_, event);
     ap_assert(to.has_value());
     if (c_ && APLOGctrace6(c_))
-        ap_log_cerror(APLOG_MARK, APLOG_TRACE6, 0, c_, "[%s] -- %s --> [%s]", facts(state_).name, facts(event).name,
-                      facts(*to).name);
+        ap_log_cerror(APLOG_MARK, APLOG_TRACE6, 0, c_, "[%s] -- %s --> [%s]%s%s", facts(state_).name, facts(event).name,
+                      facts(*to).name, reason_ ? ": " : "", reason_ ? facts(*reason_).words : "");
     slot_.moved(state_, *to);
     was_idle_ = state_ == ConnState::KeepAlive && to == ConnState::Ready;
     if (state_ == ConnState::Arriving && to == ConnState::Ready)

@@ -323,6 +323,14 @@ void Listener::run_timers(Time now)
     }
 }
 
+// An idle connection of HTTP/2 that is to end has less time than KeepAliveTimeout.
+CloseReason Listener::why_expired(const Connection &connection) const
+{
+    if (connection.state() != ConnState::KeepAlive)
+        return CloseReason::IoTimeout;
+    return parting() && connection.opened() && connection.http2() ? CloseReason::ChildEnds : CloseReason::IdleTimeout;
+}
+
 void Listener::expire(Time now)
 {
     for (;;) {
@@ -346,7 +354,7 @@ void Listener::expire(Time now)
                  rest > 0 && connection->state() == ConnState::KeepAlive && !hurried())
             lie_down(std::move(connection), rest, now);
         else
-            begin_close(std::move(connection), ConnEvent::Expired);
+            begin_close(std::move(connection), ConnEvent::Expired, why_expired(*connection));
     }
 }
 

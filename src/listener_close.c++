@@ -32,8 +32,7 @@ void Listener::on_lingering(Connection &parked)
         Lock lock(mu_);
         connection = unpark(parked);
     }
-    connection->transit(ConnEvent::PeerGone);
-    drop(std::move(connection));
+    close(std::move(connection), ConnEvent::PeerGone, CloseReason::ClientClosed);
 }
 
 // A client is lost, because nobody would hear it: what has run out is short for all, so that is said now and then.
@@ -44,6 +43,12 @@ void Listener::drop_unpolled(ConnectionPtr connection, int error)
     if (t >= quiet_until && unpolled_quiet_until_.compare_exchange_strong(quiet_until, later(t, kQuietTime)))
         ap_log_error(APLOG_MARK, APLOG_ERR, error, ap_server_conf,
                      HYBLOGNO(0004) "can't poll a connection, closing it: %s", connection->describe(0).c_str());
+    close(std::move(connection), ConnEvent::Kill, CloseReason::NotPolled);
+}
+
+void Listener::close(ConnectionPtr connection, ConnEvent event, CloseReason reason)
+{
+    connection->end(event, reason);
     drop(std::move(connection));
 }
 
@@ -59,17 +64,17 @@ void Listener::drop(ConnectionPtr connection)
 }
 
 // A worker flushes and shuts it down; one that lingers already is dropped.
-void Listener::begin_close(ConnectionPtr connection, ConnEvent event)
+void Listener::begin_close(ConnectionPtr connection, ConnEvent event, CloseReason reason)
 {
     if (!connection->opened()) { // no worker is needed, but if something has come just now
         if (!connection->input_waits())
-            return drop(std::move(connection));
+            return close(std::move(connection), ConnEvent::Dropped, reason);
         connection->set_looked(true);
         return wake_up(std::move(connection), ConnEvent::IoReady);
     }
     if (connection->state() == ConnState::KeepAlive)
         apr_table_setn(connection->record()->notes, "short-lingering-close", "1");
-    connection->transit(event);
+    connection->end(event, reason);
     if (connection->state() == ConnState::Closed)
         drop(std::move(connection));
     else
@@ -93,7 +98,7 @@ void Listener::shed_idle()
             Lock lock(mu_);
             connection = unpark(parked);
         }
-        begin_close(std::move(connection), ConnEvent::Shed);
+        begin_close(std::move(connection), ConnEvent::Shed, CloseReason::ChildEnds);
     }
 }
 
@@ -145,9 +150,9 @@ void Listener::shed(Connection &parked)
         connection = unpark(parked);
     }
     if (connection->movable(dormancy_))
-        drop(std::move(connection)); // no goodbye, no lingering
+        close(std::move(connection), ConnEvent::Dropped, CloseReason::Shed); // no goodbye, no lingering
     else if (connection->state() == ConnState::KeepAlive)
-        begin_close(std::move(connection), ConnEvent::Shed);
+        begin_close(std::move(connection), ConnEvent::Shed, CloseReason::Shed);
     else
         give_up_arriving(std::move(connection));
 }
@@ -171,8 +176,7 @@ void Listener::shed_silent()
             Lock lock(mu_);
             connection = unpark(parked);
         }
-        connection->transit(ConnEvent::Shed);
-        drop(std::move(connection));
+        close(std::move(connection), ConnEvent::Dropped, CloseReason::ChildEnds);
     }
 }
 

@@ -24,8 +24,7 @@ void Listener::on_accepted(ConnectionPtr connection)
         connection->set_looked(true);
         return wake_up(std::move(connection), ConnEvent::IoReady);
     case Connection::Here::Gone:
-        connection->transit(ConnEvent::PeerGone);
-        return drop(std::move(connection));
+        return close(std::move(connection), ConnEvent::PeerGone, CloseReason::ClientClosed);
     default:
         if (!is_new || connection->holds_part())
             return park_arriving(std::move(connection));
@@ -64,7 +63,7 @@ void Listener::on_arriving(Connection &parked)
         }
     }
     if (here == Connection::Here::Gone)
-        return drop(std::move(connection));
+        return close(std::move(connection), ConnEvent::PeerGone, CloseReason::ClientClosed);
     connection->set_looked(true);
     wake_up(std::move(connection), ConnEvent::IoReady);
 }
@@ -103,7 +102,7 @@ void Listener::give_up_arriving(ConnectionPtr connection)
 {
     connection->set_late();
     connection->set_looked(true);
-    wake_up(std::move(connection), ConnEvent::Expired);
+    wake_up(std::move(connection), ConnEvent::Late);
 }
 
 } // namespace hybrid

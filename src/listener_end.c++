@@ -147,7 +147,7 @@ void Listener::shed_http2(Time now)
                 deadlines.add(*owned.release(), idle ? Goodbye::kPause : Goodbye::kFirstTime, now);
         }
         if (leaving)
-            begin_close(std::move(leaving), ConnEvent::Shed);
+            begin_close(std::move(leaving), ConnEvent::Shed, CloseReason::ChildEnds);
     }
 }
 

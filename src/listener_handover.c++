@@ -44,7 +44,7 @@ bool Listener::send(const Parcel &parcel, ConnectionPtr &connection)
     }
     if (channel_.send(parcel, connection->fd()) != 0)
         return false;
-    connection->transit(ConnEvent::Sent);
+    connection->end(ConnEvent::Sent, CloseReason::Moved);
     connection.reset();
     return true;
 }
@@ -204,7 +204,7 @@ void Listener::settle_idle(ConnectionPtr connection)
         connection->set_looked(true);
         return wake_up(std::move(connection), ConnEvent::IoReady);
     case Connection::Here::Gone:
-        return drop(std::move(connection));
+        return close(std::move(connection), ConnEvent::PeerGone, CloseReason::ClientClosed);
     case Connection::Here::Nothing: {
         const Time until = connection->idle_until();
         const Duration length = connection->keep_alive_timeout();

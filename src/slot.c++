@@ -38,9 +38,9 @@ void copy_row(worker_score &to, const worker_score &from)
 
 } // namespace
 
-Slot::Slot(int index, int number, int thread_limit, int buckets, Shared &shared)
+Slot::Slot(int index, int number, int thread_limit, int buckets, Shared &shared, ClientCounts &counts)
     : index_(index), number_(number), thread_limit_(thread_limit), buckets_(buckets), shared_(shared),
-      process_(ap_get_scoreboard_process(index)),
+      shared_counts_(counts), process_(ap_get_scoreboard_process(index)),
       nowhere_rows_(static_cast<worker_score *>(std::calloc(thread_limit, sizeof(worker_score))))
 {
     ap_assert(nowhere_rows_);
@@ -141,6 +141,7 @@ void Slot::add(Count count, int difference)
 void Slot::opened()
 {
     add(Connections, 1);
+    shared_counts_.opened();
 }
 
 void Slot::moved(ConnState from, ConnState to)

@@ -39,9 +39,11 @@ void Turn::go()
 {
     if (begin()) {
         if (connection_->state() == ConnState::Linger)
-            close();
+            shut_down();
         else
             process();
+    } else {
+        connection_->end(ConnEvent::Dropped, CloseReason::NotSetUp);
     }
     // Whoever took the connection over may have closed it by now; the socket was forgotten before that.
     if (connection_) {
@@ -75,8 +77,7 @@ void Turn::process()
     for (;;) {
         if (again && connection_->late() && connection_->shakes_hands()) { // nobody to say anything to
             record().aborted = 1;
-            connection_->transit(ConnEvent::WantClose);
-            return close();
+            return close(CloseReason::RequestTimeout);
         }
         if (again && !connection_->looked() && !look())
             return wait_for_rest();
@@ -86,10 +87,8 @@ void Turn::process()
                 mailbox().state = CONN_STATE_LINGER;
         }
         connection_->set_looked(false);
-        if (mailbox().state == CONN_STATE_LINGER) {
-            connection_->transit(ConnEvent::WantClose);
-            return close();
-        }
+        if (mailbox().state == CONN_STATE_LINGER)
+            return close(why_broken(CloseReason::ByModule));
 #ifdef HYBRID_HAVE_CONN_STATE_ASYNC_WAITIO
         if (mailbox().state == CONN_STATE_ASYNC_WAITIO)
             return wait_for_io();
@@ -101,10 +100,8 @@ void Turn::process()
         if (record().keepalive == AP_CONN_KEEPALIVE && record().data_in_input_filters && !connection_->looked() &&
             !look())
             record().data_in_input_filters = 0;
-        if (!complete_write() || record().aborted) {
-            connection_->transit(ConnEvent::WantClose);
-            return close();
-        }
+        if (!complete_write() || record().aborted)
+            return close(why_broken(CloseReason::Aborted));
         if (record().data_in_output_filters || mailbox().sense == CONN_SENSE_WANT_READ)
             return wait_to_write();
         if (record().keepalive == AP_CONN_KEEPALIVE && record().data_in_input_filters) {
@@ -117,10 +114,9 @@ void Turn::process()
             again = true; // core need not have looked (Connection::take_drained)
             continue;
         }
-        if (record().keepalive != AP_CONN_KEEPALIVE || connection_->late() || worker_.listener.hurried()) {
-            connection_->transit(ConnEvent::WantClose);
-            return close();
-        }
+        if (record().keepalive != AP_CONN_KEEPALIVE || connection_->late() || worker_.listener.hurried())
+            return close(
+                why_answered(record().keepalive == AP_CONN_KEEPALIVE ? CloseReason::ChildEnds : CloseReason::ByModule));
         return connection_->holds_part() ? wait_for_rest() : go_idle();
     }
 }
@@ -254,10 +250,8 @@ void Turn::go_idle()
     Duration rest = all - length;
     parting_ = worker_.listener.parting();
     if (parting_ && connection_->http2()) {
-        if (connection_->goodbye().said()) {
-            connection_->transit(ConnEvent::WantClose);
-            return close();
-        }
+        if (connection_->goodbye().said())
+            return close(CloseReason::ChildEnds);
         length = std::min(all, worker_.listener.impatient(now()) ? Goodbye::kShortPause : Goodbye::kPause);
         rest = 0;
     }
@@ -288,10 +282,32 @@ void Turn::hold()
     worker_.listener.hold(std::move(connection_));
 }
 
+void Turn::close(CloseReason reason)
+{
+    connection_->end(ConnEvent::WantClose, reason);
+    shut_down();
+}
+
+CloseReason Turn::why_broken(CloseReason otherwise)
+{
+    if (connection_->ended() && !connection_->late())
+        return CloseReason::ClientClosed;
+    return record().aborted ? CloseReason::Aborted : why_answered(otherwise);
+}
+
+CloseReason Turn::why_answered(CloseReason otherwise)
+{
+    if (connection_->late())
+        return CloseReason::RequestTimeout;
+    if (connection_->refused())
+        return CloseReason::Overloaded;
+    return record().keepalive == AP_CONN_CLOSE ? CloseReason::Answered : otherwise;
+}
+
 // Flushes and shuts down our side (ap_start_lingering_close() runs the pre_close_connection hooks: a TLS client hears
 // close_notify, an HTTP/2 client GOAWAY), then leaves the client to the listener for a while, which reads what still
 // comes: a reset would otherwise destroy the answer on its way. What is left of the connection in go() is dropped.
-void Turn::close()
+void Turn::shut_down()
 {
     mailbox().state = CONN_STATE_LINGER;
     apr_socket_t *socket = connection_->socket();
@@ -299,7 +315,7 @@ void Turn::close()
     const bool done = ap_start_lingering_close(&record());
     connection_->suspend();
     if (done) {
-        connection_->transit(ConnEvent::PeerGone);
+        connection_->end(ConnEvent::PeerGone, CloseReason::Aborted);
         return;
     }
     apr_socket_timeout_set(socket, 0);

@@ -1,6 +1,6 @@
 // Every state of a connection, every event, and every legal transition, checked when this header is compiled.
 // httpd's c->cs->state is the modules' mailbox: written once before a turn and read once after. Ours is ConnState,
-// written only by Connection::transit().
+// written only by Connection::transit() and Connection::end().
 #pragma once
 
 #include <array>
@@ -17,7 +17,7 @@ enum class ConnState : std::uint8_t {
 };
 
 enum class ConnEvent : std::uint8_t {
-#define EVENT(name, words, raiser) name,
+#define EVENT(name, words, raiser, ends) name,
 #include "hybrid/conn_event.def"
 #undef EVENT
 };
@@ -37,6 +37,7 @@ struct ConnEventFacts {
     const char *name;
     const char *words;
     ConnRaiser raiser;
+    bool ends; ///< whoever raises it says why (CloseReason)
 };
 
 inline constexpr std::array kConnStates = {
@@ -46,7 +47,7 @@ inline constexpr std::array kConnStates = {
 };
 
 inline constexpr std::array kConnEvents = {
-#define EVENT(name, words, raiser) ConnEventFacts{#name, words, ConnRaiser::raiser},
+#define EVENT(name, words, raiser, ends) ConnEventFacts{#name, words, ConnRaiser::raiser, ends},
 #include "hybrid/conn_event.def"
 #undef EVENT
 };
@@ -75,11 +76,11 @@ inline constexpr auto kConnTransitions = [] {
     using E = ConnEvent;
     return std::to_array<ConnTransition>({
         {S::Arriving, E::IoReady, S::Ready},
-        {S::Arriving, E::Expired, S::Ready},
+        {S::Arriving, E::Late, S::Ready},
         {S::Arriving, E::Adopted, S::KeepAlive},
-        {S::Arriving, E::Shed, S::Closed},
         {S::Arriving, E::Sent, S::Closed},
         {S::Arriving, E::PeerGone, S::Closed},
+        {S::Arriving, E::Dropped, S::Closed},
         {S::Arriving, E::Kill, S::Closed},
         {S::Ready, E::Taken, S::Processing},
         {S::Ready, E::Sent, S::Closed},
@@ -91,6 +92,7 @@ inline constexpr auto kConnTransitions = [] {
         {S::Processing, E::WantTurn, S::Ready},
         {S::Processing, E::WantHold, S::Suspended},
         {S::Processing, E::WantClose, S::Linger},
+        {S::Processing, E::Dropped, S::Closed},
         {S::Processing, E::Kill, S::Closed},
         {S::WaitIo, E::IoReady, S::Ready},
         {S::WaitIo, E::Expired, S::Linger},
@@ -103,6 +105,8 @@ inline constexpr auto kConnTransitions = [] {
         {S::KeepAlive, E::Expired, S::Linger},
         {S::KeepAlive, E::Shed, S::Linger},
         {S::KeepAlive, E::Sent, S::Closed},
+        {S::KeepAlive, E::PeerGone, S::Closed},
+        {S::KeepAlive, E::Dropped, S::Closed},
         {S::KeepAlive, E::Kill, S::Closed},
         {S::Suspended, E::Resumed, S::Ready},
         {S::Suspended, E::Kill, S::Closed},
@@ -146,7 +150,8 @@ constexpr bool per_state_rules()
         const auto kill = next_state(s, ConnEvent::Kill);
         if (closed ? kill.has_value() : kill != ConnState::Closed)
             return false; // everything alive can be killed
-        if (next_state(s, ConnEvent::Expired).has_value() != facts(s).timed)
+        const bool expires = next_state(s, ConnEvent::Expired) || next_state(s, ConnEvent::Late);
+        if (expires != facts(s).timed)
             return false; // a deadline can pass exactly where there is one
         if (next_state(s, ConnEvent::IoReady).has_value() != facts(s).polled)
             return false; // who is polled hears the socket, and nobody else
@@ -156,11 +161,18 @@ constexpr bool per_state_rules()
     return true;
 }
 
+constexpr bool is_ending(ConnState s)
+{
+    return s == ConnState::Linger || s == ConnState::Lingering || s == ConnState::Closed;
+}
+
 constexpr bool per_transition_rules()
 {
     for (const ConnTransition &t : kConnTransitions) {
         if (t.from == ConnState::Closed)
             return false; // Closed is final
+        if (is_ending(t.from) ? !is_ending(t.to) : is_ending(t.to) != facts(t.event).ends)
+            return false; // nothing begins to end without a reason, and nothing comes back from there
         const bool with_worker = t.from == ConnState::Processing || t.from == ConnState::Linger;
         if (facts(t.event).raiser == ConnRaiser::Worker && t.event != ConnEvent::Taken && !with_worker)
             return false; // verdicts come only from a worker's turn

@@ -3,6 +3,7 @@
 
 #include "hybrid/arrival.hpp"
 #include "hybrid/channel.hpp"
+#include "hybrid/close_reason.hpp"
 #include "hybrid/conn_state.hpp"
 #include "hybrid/deadlines.hpp"
 #include "hybrid/dormancy.hpp"
@@ -16,6 +17,7 @@
 #include <cstdint>
 #include <memory>
 #include <netinet/in.h>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -77,8 +79,10 @@ class Connection : public Runnable, public Timed, public PollTarget {
     Parcel parcel() const;
 
     ConnState state() const { return state_; }
-    /// The one place where the state changes. Asserts that the table knows the step.
+    /// Where the state changes; asserts that the table knows the step. An event that ends the connection, or goes on
+    /// with that, comes with a reason, of which the first counts.
     void transit(ConnEvent event);
+    void end(ConnEvent event, CloseReason reason);
 
     /// Makes pool, socket and httpd's conn_rec, and runs the hooks of a new connection; on the worker of `row`. What
     /// comes back is ap_pre_connection()'s: OK, DONE, or why not (then drop the connection).
@@ -150,6 +154,7 @@ class Connection : public Runnable, public Timed, public PollTarget {
     void expect_nothing() { peer_.expects = Expects::Nothing; }
     /// Its requests are answered with 503 (MaxWaitingRequests).
     void set_refused(bool refused) { refused_ = refused; }
+    bool refused() const { return refused_; }
     /// While it waits for a worker: a request begins with its next turn, and nothing of it has been read.
     bool between_requests() const { return state_ == ConnState::Ready && !late_ && (!opened() || was_idle_); }
     /// From now on reads don't wait: what is not here by now is late (408).
@@ -166,6 +171,7 @@ class Connection : public Runnable, public Timed, public PollTarget {
     bool take_drained() { return looking_ ? drained_ : answered_ && std::exchange(drained_, false); }
     /// A read has brought the end, or an error.
     void set_ended() { ended_ = true; }
+    bool ended() const { return ended_; }
     /// client_io's.
     void set_output(void *output) { output_ = output; }
     void *output() const { return output_; }
@@ -184,6 +190,7 @@ class Connection : public Runnable, public Timed, public PollTarget {
   private:
     friend struct ConnectionCloser;
     Connection(const Peer &peer, Pools &pools, Slot &slot, Run turn);
+    void step(ConnEvent event);
     Here judge(std::string_view bytes, const RequestLimits &limits);
     Here look_from_outside(const RequestLimits &limits);
     Here look_live(const RequestLimits &limits);
@@ -201,7 +208,8 @@ class Connection : public Runnable, public Timed, public PollTarget {
     Slot &slot_;
     Peer peer_;
     ConnState state_ = kConnEntry;
-    bool was_idle_ = false; // until just now
+    std::optional<CloseReason> reason_; // once it is about to end
+    bool was_idle_ = false;             // until just now
     bool looked_ = false;
     bool looking_ = false;
     bool refused_ = false;

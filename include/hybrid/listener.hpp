@@ -61,7 +61,7 @@ class Listener {
     void park_arriving(ConnectionPtr connection) EXCLUDES(mu_);
     /// Takes over a connection in Suspended.
     void hold(ConnectionPtr connection);
-    /// Drops a connection for good.
+    /// Closes the socket of a connection in Closed.
     void drop(ConnectionPtr connection);
 
     /// httpd's ap_mpm_register_timed_callback(): runs on a worker, `delay` from now or later.
@@ -153,6 +153,7 @@ class Listener {
     void wake_up(ConnectionPtr connection, ConnEvent event);
     void push(ConnectionPtr connection) { scheduler_.push(*connection.release()); }
     void expire(Time now) REQUIRES(polling) EXCLUDES(mu_);
+    CloseReason why_expired(const Connection &connection) const;
     void run_timers(Time now) REQUIRES(polling) EXCLUDES(mu_);
     void give_back_released();
     void make_room(int count) REQUIRES(polling) EXCLUDES(mu_);
@@ -161,7 +162,8 @@ class Listener {
     void shed_oldest(int count) REQUIRES(polling) EXCLUDES(mu_);
     void shed_silent() REQUIRES(polling) EXCLUDES(mu_);
     void shed(Connection &parked) REQUIRES(polling) EXCLUDES(mu_);
-    void begin_close(ConnectionPtr connection, ConnEvent event);
+    void begin_close(ConnectionPtr connection, ConnEvent event, CloseReason reason);
+    void close(ConnectionPtr connection, ConnEvent event, CloseReason reason);
     void drop_unpolled(ConnectionPtr connection, int error);
     Deadlines &deadlines_of(ConnState state) REQUIRES(mu_);
 

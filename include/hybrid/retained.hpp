@@ -2,6 +2,7 @@
 // pointer into the module (no vtable, no function, no literal).
 #pragma once
 
+#include "hybrid/close_reason.hpp"
 #include "hybrid/httpd.hpp"
 #include "hybrid/staffing.hpp"
 
@@ -38,7 +39,19 @@ struct Retained {
     pid_t *numbers;       ///< who has which number (Children::free_number()), 0: nobody; in ap_pglobal
     int number_count;
     pthread_t makes_child; ///< the thread that forks a child of ours at this moment; else zero
+    ClientCounts *counts;  ///< see counts_of(); made by Children::share()
 };
+
+/// Where the child with this number counts its clients: one row for each slot, and one that those share which have
+/// higher numbers. Parent and child.
+inline int counts_rows(const Retained &retained)
+{
+    return retained.first_server_limit + 1;
+}
+inline ClientCounts &counts_of(const Retained &retained, int number)
+{
+    return retained.counts[number < retained.first_server_limit ? number : retained.first_server_limit];
+}
 
 static_assert(sizeof(Retained) <= Retained::kRoom);
 static_assert(std::is_trivially_copyable_v<Retained> && std::is_standard_layout_v<Retained>);

@@ -2,6 +2,7 @@
 // connections), so what mod_status shows is true at every moment: counts follow each transition, not a clock (K17).
 #pragma once
 
+#include "hybrid/close_reason.hpp"
 #include "hybrid/conn_state.hpp"
 #include "hybrid/httpd.hpp"
 #include "hybrid/retained.hpp"
@@ -29,7 +30,7 @@ class Slot {
     /// Takes over slot `index`: whatever a former child left there is cleared. No other child, with or without a slot,
     /// has this `number`. Child, before threads.
     /// Slot i listens where i % `buckets` does.
-    Slot(int index, int number, int thread_limit, int buckets, Shared &shared);
+    Slot(int index, int number, int thread_limit, int buckets, Shared &shared, ClientCounts &counts);
 
     int index() const { return index_; }
 
@@ -45,9 +46,12 @@ class Slot {
     /// Sets a row's letter; SERVER_READY is shown as SERVER_GRACEFUL while the child ends.
     void worker_status(int row, int status);
 
-    /// A connection was accepted; it moved; it is gone when it moved to Closed.
+    /// A connection was accepted, or came from another child; it moved; it is gone when it moved to Closed, and why.
     void opened();
     void moved(ConnState from, ConnState to);
+    void ended(CloseReason reason) { shared_counts_.ended(reason); }
+    /// The process ends, and with it those that are left.
+    void end_rest() { shared_counts_.end_rest(CloseReason::ChildEnds); }
     unsigned connections() const;
     /// Connections that don't count against the accept limit, being about to go (S20).
     unsigned closing() const;
@@ -100,6 +104,7 @@ class Slot {
     const int thread_limit_;
     const int buckets_;
     Shared &shared_;
+    ClientCounts &shared_counts_;
     std::atomic<process_score *> process_;
     std::atomic<std::uint32_t> counts_[Counts] = {}; // what the scoreboard shows, too
     process_score nowhere_{};                        // instead of the slot that was left

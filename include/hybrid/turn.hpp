@@ -30,7 +30,10 @@ class Turn {
     void go_idle();
     void yield();
     void hold();
-    void close();
+    void close(CloseReason reason);
+    CloseReason why_broken(CloseReason otherwise);
+    CloseReason why_answered(CloseReason otherwise);
+    void shut_down();
     void status(int status);
 
     conn_rec &record() { return *connection_->record(); }

@@ -1,6 +1,7 @@
 // The table of connection states against the lives it is meant to allow: what no life tells of must not be possible.
 // `conn_state --markdown` prints doc/states.md; without it the file (below argv[1], $HYBRID_ROOT or here) is compared.
 #include "hybrid/conn_state.hpp"
+#include "hybrid/close_reason.hpp"
 #include "tap.hpp"
 
 #include <cstdarg>
@@ -76,9 +77,12 @@ std::vector<Life> plain_lives()
         {"a module holds it and gives it back",
          {kHere, kTaken, {E::WantHold, S::Suspended}, {E::Resumed, S::Ready}, kTaken, {E::WantClose, S::Linger}}},
         {"not a word, and gone", {kGone}},
-        {"not a word, and the child must end", {{E::Shed, S::Closed}}},
+        {"not a word, and the child must end", {{E::Dropped, S::Closed}}},
+        {"a sleeper, and its client goes", {kHere, kTaken, {E::WantIdle, S::KeepAlive}, kGone}},
+        {"a sleeper, and its time is over", {kHere, kTaken, {E::WantIdle, S::KeepAlive}, {E::Dropped, S::Closed}}},
+        {"a module refuses it", {kHere, kTaken, {E::Dropped, S::Closed}}},
         {"half a request, answered with 408",
-         {{E::Expired, S::Ready}, kTaken, {E::WantClose, S::Linger}, {E::Flushed, S::Lingering}}},
+         {{E::Late, S::Ready}, kTaken, {E::WantClose, S::Linger}, {E::Flushed, S::Lingering}}},
         {"the second request of a sleeper comes in pieces",
          {kHere, kTaken, {E::WantIdle, S::KeepAlive}, {E::Begun, S::Arriving}, kHere, kTaken}},
         {"the second request comes in pieces",
@@ -227,6 +231,7 @@ void test_events()
         {E::Expired, "Expired", R::Listener},   {E::Shed, "Shed", R::Listener},
         {E::Adopted, "Adopted", R::Listener},   {E::Sent, "Sent", R::Anyone},
         {E::PeerGone, "PeerGone", R::Anyone},   {E::Kill, "Kill", R::Anyone},
+        {E::Late, "Late", R::Listener},         {E::Dropped, "Dropped", R::Anyone},
     };
     is(std::size(all), kConnEvents.size(), "every event is known here");
     for (const Wanted &wanted : all) {
@@ -300,15 +305,19 @@ std::string markdown()
 {
     std::string page = "# The states of a connection\n\n"
                        "<!-- Made by t/unit/conn_state.c++ --markdown from include/hybrid/conn_state.def,\n"
-                       "     conn_event.def and conn_state.hpp: change those. -->\n\n"
+                       "     conn_event.def, conn_state.hpp and close_reason.def: change those. -->\n\n"
                        "## States\n\n"
                        "| state | words | owner | polled | deadline |\n|---|---|---|---|---|\n";
     for (const ConnStateFacts &f : kConnStates)
         print(page, "| %s | %s | %s | %s | %s |\n", f.name, f.words, words(f.owner), f.polled ? "yes" : "–",
               f.timed ? "yes" : "–");
-    page += "\n## Events\n\n| event | words | raised by |\n|---|---|---|\n";
+    page += "\n## Events\n\n| event | words | raised by | an end, with a reason |\n|---|---|---|---|\n";
     for (const ConnEventFacts &f : kConnEvents)
-        print(page, "| %s | %s | %s |\n", f.name, f.words, words(f.raiser));
+        print(page, "| %s | %s | %s | %s |\n", f.name, f.words, words(f.raiser), f.ends ? "yes" : "–");
+    page += "\n## Reasons\n\nThe first that is given for a connection counts. `SetHandler hybrid-status` shows their "
+            "numbers.\n\n| reason | words | error |\n|---|---|---|\n";
+    for (const CloseReasonFacts &f : kCloseReasons)
+        print(page, "| %s | %s | %s |\n", f.name, f.words, f.error ? "yes" : "–");
     print_transitions(page);
     return page;
 }

@@ -155,8 +155,21 @@ sub scoreboard {
     $expected{ConnsTotal} = $clients + 1 if $server->{mpm} eq 'hybrid';
     %expected = (%expected, BusyWorkers => 1, GracefulWorkers => 0, map { ("ConnsAsync$_" => 0) } qw(WaitIO Writing Closing))
         if $server->{mpm} eq 'hybrid' && !$clients;
-    return map { "scoreboard: $_ is $status->{$_}, not $expected{$_}" }
+    my @wrong = map { "scoreboard: $_ is $status->{$_}, not $expected{$_}" }
         grep { defined $status->{$_} && $status->{$_} != $expected{$_} } sort keys %expected;
+    push @wrong, ends($server, $clients) if $server->{mpm} eq 'hybrid';
+    return @wrong;
+}
+
+# What was opened has ended, and for a reason that the module knows; but the clients that are there and who asks.
+sub ends {
+    my ($server, $clients) = @_;
+    my $ends = eval { $server->ends } or return "no hybrid-status: $@";
+    my $open = $ends->{ClientsOpened} - $ends->{ClientsEnded};
+    my @wrong;
+    push @wrong, "hybrid-status: $open clients are open, not " . ($clients + 1) if $open != $clients + 1;
+    push @wrong, "hybrid-status: $ends->{EndedUnknown} ended for no known reason" if $ends->{EndedUnknown};
+    return @wrong;
 }
 
 1;

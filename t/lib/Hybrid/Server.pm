@@ -140,6 +140,9 @@ ExtendedStatus On
 <Location /server-status>
     SetHandler server-status
 </Location>
+<Location /hybrid-status>
+    SetHandler hybrid-status
+</Location>
 CONF
     $text =~ s/\@PORT(\d?)\@/$self->{ports}[($1 || 1) - 1]/g;
     $text =~ s/\@ROOT\@/$root/g;
@@ -424,6 +427,13 @@ sub status {
     my ($self) = @_;
     my $text = $self->get('/server-status?auto')->{body} or $self->fail('no server-status');
     return { $text =~ /^([^:\n]+): (.*)$/mg };
+}
+
+# hybrid-status as a hash: how many connections were opened, and have ended, and why. Asks on a connection of its own.
+sub ends {
+    my ($self) = @_;
+    my $text = $self->get('/hybrid-status')->{body} or $self->fail('no hybrid-status');
+    return { $text =~ /^(\w+): (\d+)$/mg };
 }
 
 # One GET on a new connection: { status, head, body }.
