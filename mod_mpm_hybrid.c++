@@ -3,11 +3,11 @@
 #include "hybrid/child.hpp"
 #include "hybrid/client_io.hpp"
 #include "hybrid/config.hpp"
-#include "hybrid/connection.hpp"
 #include "hybrid/parent.hpp"
 #include "hybrid/query.hpp"
 #include "hybrid/request_timeouts.hpp"
 #include "hybrid/retained.hpp"
+#include "hybrid/session.hpp"
 #include "hybrid/status.hpp"
 #include "hybrid/tls_input.hpp"
 
@@ -120,18 +120,18 @@ static apr_status_t hybrid_insert_network_bucket(conn_rec *c, apr_bucket_brigade
 static int hybrid_protocol_switch(conn_rec *c, request_rec *r, server_rec *s, const char *) noexcept
 {
     if (!r && s) // a switch by TLS: from now on it is this server's connection (H23)
-        Connection::on_protocol_switch(c, s);
+        Session::on_protocol_switch(c, s);
     return DECLINED;
 }
 
 static void hybrid_pre_read_request(request_rec *r, conn_rec *c) noexcept
 {
-    Connection::on_pre_read_request(r, c);
+    Session::on_pre_read_request(r, c);
 }
 
 static int hybrid_post_read_request(request_rec *r) noexcept
 {
-    return Connection::on_post_read_request(r, door.config.retry_after);
+    return Session::on_post_read_request(r, door.config.retry_after);
 }
 
 static int hybrid_handler(request_rec *r) noexcept

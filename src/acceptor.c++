@@ -66,10 +66,10 @@ Expects expects(const ap_listen_rec &record, Await await)
 
 } // namespace
 
-Acceptor::Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Poller &poller,
-                   Channel channel, const Callbacks &callbacks)
-    : config_(config), slot_(slot), scheduler_(scheduler), pools_(pools), poller_(poller), channel_(channel),
-      callbacks_(callbacks), accepts_left_(ap_max_requests_per_child > 0 ? ap_max_requests_per_child : INT_MAX),
+Acceptor::Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Poller &poller, Channel channel,
+                   const Callbacks &callbacks)
+    : config_(config), slot_(slot), scheduler_(scheduler), poller_(poller), channel_(channel), callbacks_(callbacks),
+      accepts_left_(ap_max_requests_per_child > 0 ? ap_max_requests_per_child : INT_MAX),
       descriptor_limit_(connection_descriptors(config.threads_per_child))
 {
 }
@@ -153,16 +153,16 @@ bool Acceptor::accept_one(Socket &socket, Time now)
         pause(APR_EMFILE, now);
         return false;
     }
-    ConnectionPtr connection = socket.record ? take_client(socket, now) : take_parcel(now);
-    if (!connection)
+    ClientPtr client = socket.record ? take_client(socket, now) : take_parcel(now);
+    if (!client)
         return false;
     pause_ = 0;
-    near_limit_ = connection->fd() >= descriptor_limit_;
-    callbacks_.arrived(callbacks_.listener, std::move(connection));
+    near_limit_ = client->fd() >= descriptor_limit_;
+    callbacks_.arrived(callbacks_.listener, std::move(client));
     return true;
 }
 
-ConnectionPtr Acceptor::take_client(Socket &socket, Time now)
+ClientPtr Acceptor::take_client(Socket &socket, Time now)
 {
     Peer peer;
     peer.expects = socket.expects;
@@ -175,17 +175,17 @@ ConnectionPtr Acceptor::take_client(Socket &socket, Time now)
         on_error(errno, now);
         return nullptr;
     }
-    ConnectionPtr connection = Connection::accept(peer, pools_, slot_, callbacks_.turn);
-    if (!connection) {
+    ClientPtr client = Client::accept(peer, slot_, callbacks_.turn);
+    if (!client) {
         ::close(peer.fd);
         pause(APR_ENOMEM, now);
     } else if (ap_max_requests_per_child > 0) {
         --accepts_left_;
     }
-    return connection;
+    return client;
 }
 
-ConnectionPtr Acceptor::take_parcel(Time now)
+ClientPtr Acceptor::take_parcel(Time now)
 {
     Parcel parcel;
     const Channel::Received received = channel_.receive(parcel);
@@ -207,14 +207,14 @@ ConnectionPtr Acceptor::take_parcel(Time now)
     return nullptr;
 }
 
-ConnectionPtr Acceptor::adopt(const Parcel *parcel, Fd fd, const sockaddr_in6 &address, Time now)
+ClientPtr Acceptor::adopt(const Parcel *parcel, Fd fd, const sockaddr_in6 &address, Time now)
 {
-    ConnectionPtr connection = Connection::adopt(parcel, fd.get(), address, pools_, slot_, callbacks_.turn);
-    if (connection)
+    ClientPtr client = Client::adopt(parcel, fd.get(), address, slot_, callbacks_.turn);
+    if (client)
         fd.release();
     else
         pause(APR_ENOMEM, now);
-    return connection;
+    return client;
 }
 
 void Acceptor::drop_parcel(Time now)

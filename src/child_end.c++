@@ -1,6 +1,8 @@
 // How a child ends: gracefully, when its time is over, or at once.
 #include "hybrid/child.hpp"
 
+#include "hybrid/session.hpp"
+
 #include <algorithm>
 #include <cstdlib>
 #include <poll.h>
@@ -33,11 +35,11 @@ bool readable(int fd, int time)
 
 bool Child::hides_end()
 {
-    Connection *connection = workers_ ? workers_->served_here() : nullptr;
-    if (!connection || !connection->http2())
+    Session *session = workers_ ? workers_->served_here() : nullptr;
+    if (!session || !session->http2())
         return false;
-    if (listener_->desperate(now()) && !connection->goodbye().fresh())
-        connection->goodbye().say(connection->record());
+    if (listener_->desperate(now()) && !session->goodbye().fresh())
+        session->goodbye().say(session->record());
     return true;
 }
 

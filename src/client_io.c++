@@ -1,6 +1,6 @@
 #include "hybrid/client_io.hpp"
 
-#include "hybrid/connection.hpp"
+#include "hybrid/session.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -36,10 +36,10 @@ const apr_bucket_type_t kClientSocket = {
     apr_bucket_copy_notimpl,
 };
 
-void make_ours(apr_bucket *socket, Connection &connection)
+void make_ours(apr_bucket *socket, Session &session)
 {
     socket->type = &kClientSocket;
-    socket->data = &connection;
+    socket->data = &session;
 }
 
 /// What comes after it has to see the bytes: nothing can be left to sendfile(2).
@@ -86,7 +86,7 @@ void read_file(apr_bucket *bucket, const ap_filter_t &filter)
 /// is.
 class Output {
   public:
-    explicit Output(Connection &connection, ap_filter_t &filter) : connection_(connection), filter_(filter) {}
+    explicit Output(Session &session, ap_filter_t &filter) : session_(session), filter_(filter) {}
 
     apr_status_t take(apr_bucket_brigade *bb)
     {
@@ -143,7 +143,7 @@ class Output {
                 else
                     contents.large = contents.large || readable(*b, filter_.next);
             } else if (AP_BUCKET_IS_EOR(b)) {
-                connection_.set_answered();
+                session_.input().set_answered();
             } else if (APR_BUCKET_IS_FLUSH(b)) {
                 contents.flush = true;
             }
@@ -159,7 +159,7 @@ class Output {
             piece_ = apr_brigade_create(c->pool, c->bucket_alloc);
             apr_pool_create(&pool_, c->pool);
             const int unsent = kUnsent;
-            setsockopt(connection_.fd(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
+            setsockopt(session_.client().fd(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
         }
         for (apr_bucket *b = APR_BRIGADE_FIRST(bb); b != APR_BRIGADE_SENTINEL(bb); b = APR_BUCKET_NEXT(b)) {
             apr_status_t rv = apr_bucket_setaside(b, pool_);
@@ -206,7 +206,7 @@ class Output {
             apr_pool_clear(pool_);
     }
 
-    Connection &connection_;
+    Session &session_;
     ap_filter_t &filter_;
     apr_bucket_brigade *held_ = nullptr;
     apr_bucket_brigade *piece_ = nullptr;
@@ -227,22 +227,23 @@ static apr_status_t hybrid_output(ap_filter_t *f, apr_bucket_brigade *bb) noexce
 static apr_status_t hybrid_read_socket(apr_bucket *bucket, const char **str, apr_size_t *len,
                                        apr_read_type_e block) noexcept
 {
-    auto &connection = *static_cast<Connection *>(bucket->data);
-    const bool late = connection.late();
-    if (block == APR_NONBLOCK_READ && !late && connection.take_drained()) {
+    auto &session = *static_cast<Session *>(bucket->data);
+    ReadMemo &memo = session.input();
+    const bool late = session.client().arriving().timed_out();
+    if (block == APR_NONBLOCK_READ && !late && memo.take_drained()) {
         *str = nullptr;
         *len = 0;
         return APR_EAGAIN;
     }
     bucket->type = &apr_bucket_type_socket;
-    bucket->data = connection.socket();
+    bucket->data = session.socket();
     const apr_status_t rv = apr_bucket_read(bucket, str, len, late ? APR_NONBLOCK_READ : block);
     if (rv == APR_SUCCESS ? *len == 0 : !APR_STATUS_IS_EAGAIN(rv) && !APR_STATUS_IS_TIMEUP(rv))
-        connection.set_ended();
-    connection.set_drained(rv == APR_SUCCESS ? *len > 0 && *len < APR_BUCKET_BUFF_SIZE : APR_STATUS_IS_EAGAIN(rv));
+        memo.set_ended();
+    memo.set_drained(rv == APR_SUCCESS ? *len > 0 && *len < APR_BUCKET_BUFF_SIZE : APR_STATUS_IS_EAGAIN(rv));
     apr_bucket *rest = rv == APR_SUCCESS ? APR_BUCKET_NEXT(bucket) : bucket;
     if (APR_BUCKET_IS_SOCKET(rest)) // not after the end
-        make_ours(rest, connection);
+        make_ours(rest, session);
     return late && APR_STATUS_IS_EAGAIN(rv) ? APR_TIMEUP : rv; // mod_reqtimeout would poll after an EAGAIN
 }
 
@@ -255,28 +256,28 @@ ap_filter_rec_t *register_client_output()
 
 void add_client_output(conn_rec *c, ap_filter_rec_t *filter)
 {
-    Connection *connection = Connection::of(c);
-    if (!connection)
+    Session *session = Session::of(c);
+    if (!session)
         return;
     ap_filter_t *added = ap_add_output_filter_handle(filter, nullptr, nullptr, c);
-    auto *output = new (apr_palloc(c->pool, sizeof(Output))) Output(*connection, *added);
+    auto *output = new (apr_palloc(c->pool, sizeof(Output))) Output(*session, *added);
     added->ctx = output;
-    connection->set_output(output);
+    session->set_output(output);
 }
 
-apr_status_t write_held(const Connection &connection)
+apr_status_t write_held(const Session &session)
 {
-    auto *output = static_cast<Output *>(connection.output());
+    auto *output = static_cast<Output *>(session.output());
     return output && output->holds() ? output->pump() : APR_SUCCESS;
 }
 
 apr_status_t insert_client_socket(conn_rec *c, apr_bucket_brigade *bb)
 {
-    Connection *connection = Connection::of(c);
-    if (!connection)
+    Session *session = Session::of(c);
+    if (!session)
         return AP_DECLINED;
-    apr_bucket *socket = apr_bucket_socket_create(connection->socket(), c->bucket_alloc);
-    make_ours(socket, *connection);
+    apr_bucket *socket = apr_bucket_socket_create(session->socket(), c->bucket_alloc);
+    make_ours(socket, *session);
     APR_BRIGADE_INSERT_TAIL(bb, socket);
     return OK;
 }

@@ -2,6 +2,7 @@
 
 #include "hybrid/config.hpp"
 #include "hybrid/request_limits.hpp"
+#include "hybrid/session.hpp"
 #include "hybrid/workers.hpp"
 
 #include <algorithm>
@@ -35,19 +36,18 @@ struct Listener::TimerTask : Runnable {
 
 Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Channel channel,
                    const Callbacks &callbacks)
-    : slot_(slot), scheduler_(scheduler), callbacks_(callbacks), dormancy_(config.dormant),
+    : slot_(slot), scheduler_(scheduler), pools_(pools), callbacks_(callbacks), dormancy_(config.dormant),
       limits_(read_request_limits(ap_server_conf)), channel_(channel), tls_filter_(config.tls_filter),
-      most_waiting_(config.max_waiting),
-      acceptor_(config, slot, scheduler, pools, poller_, channel,
-                {[](void *self, ConnectionPtr connection) {
-                     Polls::inherited();
-                     static_cast<Listener *>(self)->on_accepted(std::move(connection));
-                 },
-                 this, callbacks.turn,
-                 [](void *self, int count) {
-                     Polls::inherited();
-                     static_cast<Listener *>(self)->make_room(count);
-                 }})
+      most_waiting_(config.max_waiting), acceptor_(config, slot, scheduler, poller_, channel,
+                                                   {[](void *self, ClientPtr client) {
+                                                        Polls::inherited();
+                                                        static_cast<Listener *>(self)->on_accepted(std::move(client));
+                                                    },
+                                                    this, callbacks.turn,
+                                                    [](void *self, int count) {
+                                                        Polls::inherited();
+                                                        static_cast<Listener *>(self)->make_room(count);
+                                                    }})
 {
 }
 
@@ -159,18 +159,18 @@ Time Listener::next_due(Time now)
 void Listener::on_event(const epoll_event &event, Time now)
 {
     PollTarget *target;
-    ConnectionPtr ready;
+    ClientPtr ready;
     {
         Lock lock(mu_); // who parked it has let go of it; who drops it has not yet, or the poller has forgotten it
         target = poller_.target_of(event);
         if (!target)
             return;
         if (target->kind == PollTarget::Kind::Client) {
-            auto &connection = static_cast<Connection &>(*target);
-            if (!concerns_us(connection))
+            auto &client = static_cast<Client &>(*target);
+            if (!concerns_us(client))
                 return;
-            if (!stays_parked(connection))
-                ready = unpark(connection);
+            if (!stays_parked(client))
+                ready = unpark(client);
         }
     }
     if (target->kind == PollTarget::Kind::Listen)
@@ -178,42 +178,42 @@ void Listener::on_event(const epoll_event &event, Time now)
     else if (ready)
         on_ready(std::move(ready));
     else
-        on_parked_ready(static_cast<Connection &>(*target));
+        on_parked_ready(static_cast<Client &>(*target));
 }
 
 // Is it parked, so that the event concerns us? A connection stays armed while a worker has it (its client goes on
 // sending, or goes away, while a handler is blocked): then nobody needs to hear that, until it is parked again.
-bool Listener::concerns_us(Connection &connection)
+bool Listener::concerns_us(Client &client)
 {
-    if (!connection.queued()) {
-        poller_.forget(connection.fd(), connection);
+    if (!client.queued()) {
+        poller_.forget(client.fd(), client);
         return false;
     }
-    if (connection.state() == ConnState::Lingering) {
+    if (client.state() == ConnState::Lingering) {
         // It has one event, so that one counts, also if it may be of the time before: reading decides (W02).
-        if (!poller_.stale(connection))
-            poller_.spent(connection);
+        if (!poller_.stale(client))
+            poller_.spent(client);
         return true;
     }
-    return !poller_.stale(connection);
+    return !poller_.stale(client);
 }
 
 // Its deadline may be what it was when it has been looked at.
-bool Listener::stays_parked(const Connection &connection)
+bool Listener::stays_parked(const Client &client)
 {
-    const ConnState state = connection.state();
+    const ConnState state = client.state();
     if (state == ConnState::Arriving)
-        return !connection.needs_worker_to_look();
-    return state == ConnState::Lingering || !connection.opened();
+        return !client.arriving().encrypted();
+    return state == ConnState::Lingering || !client.live();
 }
 
-ConnectionPtr Listener::unpark(Connection &parked)
+ClientPtr Listener::unpark(Client &parked)
 {
     deadlines_of(parked.state()).remove(parked);
     return owner_of(static_cast<Timed &>(parked));
 }
 
-void Listener::on_parked_ready(Connection &parked)
+void Listener::on_parked_ready(Client &parked)
 {
     if (parked.state() == ConnState::Lingering)
         on_lingering(parked);
@@ -221,19 +221,17 @@ void Listener::on_parked_ready(Connection &parked)
         on_arriving(parked);
 }
 
-void Listener::on_ready(ConnectionPtr connection)
+void Listener::on_ready(ClientPtr client)
 {
-    const ConnState state = connection->state();
+    const ConnState state = client->state();
     if (state == ConnState::KeepAlive && seen_mode_ != Mode::Serve && may_hand_over(now()) &&
-        connection->movable(dormancy_)) {
-        if (!hand_over(connection))
-            settle_idle(std::move(connection));
+        Session::make_movable(*client, dormancy_)) {
+        if (!hand_over(client))
+            settle_idle(std::move(client));
         return;
     }
-    if (state != ConnState::WriteCompletion)
-        connection->mailbox().state = CONN_STATE_READ_REQUEST_LINE;
-    connection->transit(ConnEvent::IoReady);
-    push(std::move(connection));
+    client->transit(ConnEvent::IoReady);
+    push(std::move(client));
 }
 
 Deadlines &Listener::deadlines_of(ConnState state)
@@ -250,9 +248,9 @@ Deadlines &Listener::deadlines_of(ConnState state)
     }
 }
 
-bool Listener::park(ConnectionPtr connection, Interest what, Duration length, Deadlines::Length kind)
+bool Listener::park(ClientPtr client, Interest what, Duration length, Deadlines::Length kind)
 {
-    Connection &parked = *connection;
+    Client &parked = *client;
     if (parked.state() == ConnState::Lingering && mode_.load() != Mode::Serve)
         length = std::min(length, kEndLingerTime);
     int error;
@@ -267,10 +265,10 @@ bool Listener::park(ConnectionPtr connection, Interest what, Duration length, De
         if (error)
             deadlines.remove(parked);
         else
-            static_cast<void>(connection.release()); // it is the listener's now
+            static_cast<void>(client.release()); // it is the listener's now
     }
     if (error) {
-        drop_unpolled(std::move(connection), error);
+        drop_unpolled(std::move(client), error);
         return false;
     }
     if (mode_.load() != Mode::Serve) {
@@ -282,17 +280,17 @@ bool Listener::park(ConnectionPtr connection, Interest what, Duration length, De
     return true;
 }
 
-void Listener::hold(ConnectionPtr connection)
+void Listener::hold(ClientPtr client)
 {
-    suspended_.hold(std::move(connection));
+    suspended_.hold(std::move(client));
     poller_.wake(); // it may be let go already, and is looked at once per second from now on
 }
 
 void Listener::give_back_released()
 {
-    for (ConnectionPtr &connection : suspended_.take_released()) {
-        connection->transit(ConnEvent::Resumed);
-        push(std::move(connection));
+    for (ClientPtr &client : suspended_.take_released()) {
+        client->transit(ConnEvent::Resumed);
+        push(std::move(client));
     }
 }
 
@@ -324,11 +322,11 @@ void Listener::run_timers(Time now)
 }
 
 // An idle connection of HTTP/2 that is to end has less time than KeepAliveTimeout.
-CloseReason Listener::why_expired(const Connection &connection) const
+CloseReason Listener::why_expired(const Client &client) const
 {
-    if (connection.state() != ConnState::KeepAlive)
+    if (client.state() != ConnState::KeepAlive)
         return CloseReason::IoTimeout;
-    return parting() && connection.opened() && connection.http2() ? CloseReason::ChildEnds : CloseReason::IdleTimeout;
+    return parting() && client.live() && client.session()->http2() ? CloseReason::ChildEnds : CloseReason::IdleTimeout;
 }
 
 void Listener::expire(Time now)
@@ -347,14 +345,14 @@ void Listener::expire(Time now)
         }
         if (!item)
             return;
-        ConnectionPtr connection = owner_of(*item);
-        if (connection->state() == ConnState::Arriving)
-            too_late(std::move(connection), now);
-        else if (const Duration rest = connection->take_rest();
-                 rest > 0 && connection->state() == ConnState::KeepAlive && !hurried())
-            lie_down(std::move(connection), rest, now);
+        ClientPtr client = owner_of(*item);
+        if (client->state() == ConnState::Arriving)
+            too_late(std::move(client), now);
+        else if (const Duration rest = client->take_sleep();
+                 rest > 0 && client->state() == ConnState::KeepAlive && !hurried())
+            lie_down(std::move(client), rest, now);
         else
-            begin_close(std::move(connection), ConnEvent::Expired, why_expired(*connection));
+            begin_close(std::move(client), ConnEvent::Expired, why_expired(*client));
     }
 }
 

@@ -1,6 +1,8 @@
 // How connections that no worker has come to their end: closed by us, lingering, shed when something has run out.
 #include "hybrid/listener.hpp"
 
+#include "hybrid/session.hpp"
+
 #include <algorithm>
 #include <utility>
 
@@ -15,70 +17,68 @@ constexpr Duration kQuietTime = seconds(60); // between two messages about clien
 } // namespace
 
 // Reads away what the client still sends. The deadline stays what it was (S18).
-void Listener::on_lingering(Connection &parked)
+void Listener::on_lingering(Client &parked)
 {
     parked.transit(ConnEvent::IoReady);
     char nowhere[8 * 1024];
     apr_status_t rv = APR_SUCCESS;
     for (int i = 0; i < kLingerReads && rv == APR_SUCCESS; ++i) {
         apr_size_t length = sizeof nowhere;
-        rv = apr_socket_recv(parked.socket(), nowhere, &length);
+        rv = apr_socket_recv(parked.session()->socket(), nowhere, &length);
     }
     const bool more = rv == APR_SUCCESS || APR_STATUS_IS_EAGAIN(rv);
     if (more && poller_.arm(parked.fd(), parked, Interest::ReadableOnce) == 0)
         return;
-    ConnectionPtr connection;
+    ClientPtr client;
     {
         Lock lock(mu_);
-        connection = unpark(parked);
+        client = unpark(parked);
     }
-    close(std::move(connection), ConnEvent::PeerGone, CloseReason::ClientClosed);
+    close(std::move(client), ConnEvent::PeerGone, CloseReason::ClientClosed);
 }
 
 // A client is lost, because nobody would hear it: what has run out is short for all, so that is said now and then.
-void Listener::drop_unpolled(ConnectionPtr connection, int error)
+void Listener::drop_unpolled(ClientPtr client, int error)
 {
     const Time t = now();
     Time quiet_until = unpolled_quiet_until_.load();
     if (t >= quiet_until && unpolled_quiet_until_.compare_exchange_strong(quiet_until, later(t, kQuietTime)))
-        ap_log_error(APLOG_MARK, APLOG_ERR, error, ap_server_conf,
-                     HYBLOGNO(0004) "can't poll a connection, closing it: %s", connection->describe(0).c_str());
-    close(std::move(connection), ConnEvent::Kill, CloseReason::NotPolled);
+        ap_log_error(APLOG_MARK, APLOG_ERR, error, ap_server_conf, HYBLOGNO(0004) "can't poll a client, closing it: %s",
+                     client->describe("", "", 0).c_str());
+    close(std::move(client), ConnEvent::Kill, CloseReason::NotPolled);
 }
 
-void Listener::close(ConnectionPtr connection, ConnEvent event, CloseReason reason)
+void Listener::close(ClientPtr client, ConnEvent event, CloseReason reason)
 {
-    connection->end(event, reason);
-    drop(std::move(connection));
+    client->end(event, reason);
+    drop(std::move(client));
 }
 
-void Listener::drop(ConnectionPtr connection)
+void Listener::drop(ClientPtr client)
 {
     {
         Lock lock(mu_);
-        poller_.forget(connection->fd(), *connection);
+        poller_.forget(client->fd(), *client);
     }
-    connection.reset();
+    client.reset();
     if (acceptor_.pausing() || mode_.load() != Mode::Serve)
         poller_.wake();
 }
 
 // A worker flushes and shuts it down; one that lingers already is dropped.
-void Listener::begin_close(ConnectionPtr connection, ConnEvent event, CloseReason reason)
+void Listener::begin_close(ClientPtr client, ConnEvent event, CloseReason reason)
 {
-    if (!connection->opened()) { // no worker is needed, but if something has come just now
-        if (!connection->input_waits())
-            return close(std::move(connection), ConnEvent::Dropped, reason);
-        connection->set_looked(true);
-        return wake_up(std::move(connection), ConnEvent::IoReady);
+    if (!client->live()) { // no worker is needed, but if something has come just now
+        if (!client->input_waits())
+            return close(std::move(client), ConnEvent::Dropped, reason);
+        client->arriving().set_checked(true);
+        return wake_up(std::move(client), ConnEvent::IoReady);
     }
-    if (connection->state() == ConnState::KeepAlive)
-        apr_table_setn(connection->record()->notes, "short-lingering-close", "1");
-    connection->end(event, reason);
-    if (connection->state() == ConnState::Closed)
-        drop(std::move(connection));
+    client->end(event, reason);
+    if (client->state() == ConnState::Closed)
+        drop(std::move(client));
     else
-        push(std::move(connection));
+        push(std::move(client));
 }
 
 // Those that other children will take stay for that.
@@ -90,15 +90,15 @@ void Listener::shed_idle()
         idle_.collect(idle);
     }
     for (Timed *item : idle) {
-        auto &parked = static_cast<Connection &>(*item);
-        if ((hands_over() && !parked.opened()) || parked.input_waits())
+        auto &parked = static_cast<Client &>(*item);
+        if ((hands_over() && !parked.live()) || parked.input_waits())
             continue;
-        ConnectionPtr connection;
+        ClientPtr client;
         {
             Lock lock(mu_);
-            connection = unpark(parked);
+            client = unpark(parked);
         }
-        begin_close(std::move(connection), ConnEvent::Shed, CloseReason::ChildEnds);
+        begin_close(std::move(client), ConnEvent::Shed, CloseReason::ChildEnds);
     }
 }
 
@@ -117,44 +117,44 @@ void Listener::shed_oldest(int count)
         arriving_.collect(arriving);
         idle_.collect(idle);
         for (Timed *item : arriving)
-            (static_cast<Connection *>(item)->holds_part() ? halves : silent).push_back(item);
+            (static_cast<Client *>(item)->arriving().holds_part() ? halves : silent).push_back(item);
         for (std::vector<Timed *> *list : {&idle, &silent})
             std::ranges::sort(*list, {}, [](const Timed *item) { return item->expires; });
         idle.insert(idle.end(), silent.begin(), silent.end());
     }
     const bool enough = static_cast<int>(halves.size()) >= count;
-    std::ranges::sort(halves, {}, [](const Timed *item) { return static_cast<const Connection *>(item)->begins(); });
+    std::ranges::sort(halves, {},
+                      [](const Timed *item) { return static_cast<const Client *>(item)->arriving().begins(); });
     for (auto item = halves.begin(); item != halves.end() && count > 0; ++item, --count) {
-        auto &connection = static_cast<Connection &>(**item);
-        if (t - connection.begins() < kLeastAge)
+        auto &client = static_cast<Client &>(**item);
+        if (t - client.arriving().begins() < kLeastAge)
             break;
-        shed(connection);
+        shed(client);
     }
     for (auto item = idle.begin(); item != idle.end() && count > 0 && !enough; ++item) {
-        auto &connection = static_cast<Connection &>(**item);
-        const Time since = connection.state() == ConnState::KeepAlive
-                               ? connection.idle_until() - connection.keep_alive_timeout()
-                               : connection.expires - connection.length;
-        if (t - since < kLeastAge || connection.input_waits())
+        auto &client = static_cast<Client &>(**item);
+        const Time since = client.state() == ConnState::KeepAlive ? client.idle_until() - client.keep_alive_timeout()
+                                                                  : client.expires - client.length;
+        if (t - since < kLeastAge || client.input_waits())
             continue;
-        shed(connection);
+        shed(client);
         --count;
     }
 }
 
-void Listener::shed(Connection &parked)
+void Listener::shed(Client &parked)
 {
-    ConnectionPtr connection;
+    ClientPtr client;
     {
         Lock lock(mu_);
-        connection = unpark(parked);
+        client = unpark(parked);
     }
-    if (connection->movable(dormancy_))
-        close(std::move(connection), ConnEvent::Dropped, CloseReason::Shed); // no goodbye, no lingering
-    else if (connection->state() == ConnState::KeepAlive)
-        begin_close(std::move(connection), ConnEvent::Shed, CloseReason::Shed);
+    if (Session::make_movable(*client, dormancy_))
+        close(std::move(client), ConnEvent::Dropped, CloseReason::Shed); // no goodbye, no lingering
+    else if (client->state() == ConnState::KeepAlive)
+        begin_close(std::move(client), ConnEvent::Shed, CloseReason::Shed);
     else
-        give_up_arriving(std::move(connection));
+        give_up_arriving(std::move(client));
 }
 
 // Those that have not said a word can go, too.
@@ -168,15 +168,15 @@ void Listener::shed_silent()
         arriving_.collect(arriving);
     }
     for (Timed *item : arriving) {
-        auto &parked = static_cast<Connection &>(*item);
-        if (parked.opened() || parked.input_waits())
+        auto &parked = static_cast<Client &>(*item);
+        if (parked.live() || parked.input_waits())
             continue;
-        ConnectionPtr connection;
+        ClientPtr client;
         {
             Lock lock(mu_);
-            connection = unpark(parked);
+            client = unpark(parked);
         }
-        close(std::move(connection), ConnEvent::Dropped, CloseReason::ChildEnds);
+        close(std::move(client), ConnEvent::Dropped, CloseReason::ChildEnds);
     }
 }
 

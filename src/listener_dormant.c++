@@ -2,107 +2,107 @@
 // sleepers.
 #include "hybrid/listener.hpp"
 
+#include "hybrid/session.hpp"
+
 #include <algorithm>
 #include <utility>
 
 namespace hybrid {
 
 // A dormant connection wakes up when its request is here.
-void Listener::on_accepted(ConnectionPtr connection)
+void Listener::on_accepted(ClientPtr client)
 {
-    if (connection->looked()) {
-        connection->transit(ConnEvent::IoReady);
-        return push(std::move(connection));
+    if (client->arriving().checked()) {
+        client->transit(ConnEvent::IoReady);
+        return push(std::move(client));
     }
-    if (connection->state() == ConnState::KeepAlive)
-        return settle_idle(std::move(connection));
-    const bool is_new = connection->begins() == 0;
+    if (client->state() == ConnState::KeepAlive)
+        return settle_idle(std::move(client));
+    const bool is_new = client->arriving().begins() == 0;
     if (is_new)
-        connection->begin_request(now());
-    switch (connection->look(limits_)) {
-    case Connection::Here::Whole:
-        connection->set_looked(true);
-        return wake_up(std::move(connection), ConnEvent::IoReady);
-    case Connection::Here::Gone:
-        return close(std::move(connection), ConnEvent::PeerGone, CloseReason::ClientClosed);
+        client->arriving().begin(now());
+    switch (client->probe(limits_)) {
+    case Progress::Complete:
+        client->arriving().set_checked(true);
+        return wake_up(std::move(client), ConnEvent::IoReady);
+    case Progress::Closed:
+        return close(std::move(client), ConnEvent::PeerGone, CloseReason::ClientClosed);
     default:
-        if (!is_new || connection->holds_part())
-            return park_arriving(std::move(connection));
-        const Duration length = connection->request_timeout();
-        park(std::move(connection), Interest::Readable, length);
+        if (!is_new || client->arriving().holds_part())
+            return park_arriving(std::move(client));
+        const Duration length = client->request_timeout();
+        park(std::move(client), Interest::Readable, length);
     }
 }
 
-void Listener::park_arriving(ConnectionPtr connection)
+void Listener::park_arriving(ClientPtr client)
 {
-    const Time due = later(connection->begins(), connection->request_timeout());
-    park_until(std::move(connection), due);
+    const Time due = later(client->arriving().begins(), client->request_timeout());
+    park_until(std::move(client), due);
 }
 
 // Dormant, or with half of a request. It stays parked, with the deadline it has, until a whole request is here, or the
 // time of another part of it begins.
-void Listener::on_arriving(Connection &parked)
+void Listener::on_arriving(Client &parked)
 {
-    if (seen_mode_ != Mode::Serve && may_hand_over(now()) && parked.movable(dormancy_) &&
+    if (seen_mode_ != Mode::Serve && may_hand_over(now()) && Session::make_movable(parked, dormancy_) &&
         hand_over_parked(parked) != Handed::Back)
         return;
-    const Time begun = parked.begins();
-    const Connection::Here here = parked.look(limits_);
-    const bool waits = here != Connection::Here::Whole && here != Connection::Here::Gone;
-    if (waits && parked.begins() == begun)
+    const Time begun = parked.arriving().begins();
+    const Progress progress = parked.probe(limits_);
+    const bool waits = progress != Progress::Complete && progress != Progress::Closed;
+    if (waits && parked.arriving().begins() == begun)
         return;
-    ConnectionPtr connection;
+    ClientPtr client;
     {
         Lock lock(mu_);
-        connection = unpark(parked);
+        client = unpark(parked);
         if (waits) {
-            if (connection->state() == ConnState::KeepAlive)
-                connection->transit(ConnEvent::Begun);
-            const Duration length = connection->request_timeout();
-            return arriving_.add(*connection.release(), length, parked.begins(), Deadlines::Length::Odd);
+            if (client->state() == ConnState::KeepAlive)
+                client->transit(ConnEvent::Begun);
+            const Duration length = client->request_timeout();
+            return arriving_.add(*client.release(), length, parked.arriving().begins(), Deadlines::Length::Odd);
         }
     }
-    if (here == Connection::Here::Gone)
-        return close(std::move(connection), ConnEvent::PeerGone, CloseReason::ClientClosed);
-    connection->set_looked(true);
-    wake_up(std::move(connection), ConnEvent::IoReady);
+    if (progress == Progress::Closed)
+        return close(std::move(client), ConnEvent::PeerGone, CloseReason::ClientClosed);
+    client->arriving().set_checked(true);
+    wake_up(std::move(client), ConnEvent::IoReady);
 }
 
-void Listener::wake_up(ConnectionPtr connection, ConnEvent event)
+void Listener::wake_up(ClientPtr client, ConnEvent event)
 {
-    if (connection->opened())
-        connection->mailbox().state = CONN_STATE_READ_REQUEST_LINE;
-    connection->transit(event);
-    push(std::move(connection));
+    client->transit(event);
+    push(std::move(client));
 }
 
 // Idle for a while: its memory is better used elsewhere. It is armed, and stays so.
-void Listener::lie_down(ConnectionPtr connection, Duration rest, Time now)
+void Listener::lie_down(ClientPtr client, Duration rest, Time now)
 {
-    if (connection->sleep(dormancy_) && asleep_.fetch_add(1) + 1 == kManyAsleep)
+    if (Session::release(*client, dormancy_) && asleep_.fetch_add(1) + 1 == kManyAsleep)
         callbacks_.notify(callbacks_.child);
     Lock lock(mu_);
-    idle_.add(*connection.release(), rest, now);
+    idle_.add(*client.release(), rest, now);
 }
 
 // Unless it has sent enough to be given more time, httpd answers what is here, if that can be answered: 408 to half a
 // request.
-void Listener::too_late(ConnectionPtr connection, Time now)
+void Listener::too_late(ClientPtr client, Time now)
 {
-    connection->count_unread();
-    const Duration left = later(connection->begins(), connection->request_timeout()) - now;
+    client->arriving().count_unread();
+    const Duration left = later(client->arriving().begins(), client->request_timeout()) - now;
     if (left > 0) {
         Lock lock(mu_);
-        return arriving_.add(*connection.release(), left, now, Deadlines::Length::Odd);
+        return arriving_.add(*client.release(), left, now, Deadlines::Length::Odd);
     }
-    give_up_arriving(std::move(connection));
+    give_up_arriving(std::move(client));
 }
 
-void Listener::give_up_arriving(ConnectionPtr connection)
+void Listener::give_up_arriving(ClientPtr client)
 {
-    connection->set_late();
-    connection->set_looked(true);
-    wake_up(std::move(connection), ConnEvent::Late);
+    client->arriving().set_timed_out();
+    client->arriving().set_checked(true);
+    wake_up(std::move(client), ConnEvent::Late);
 }
 
 } // namespace hybrid

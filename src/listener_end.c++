@@ -1,6 +1,8 @@
 // How a listener ends: accepting stops, connections go one by one, and it says so.
 #include "hybrid/listener.hpp"
 
+#include "hybrid/session.hpp"
+
 #include <algorithm>
 #include <utility>
 
@@ -116,7 +118,7 @@ void Listener::describe(std::vector<std::string> &lines, Time now)
     Lock lock(mu_);
     io_.collect(waiting);
     for (const Timed *item : waiting)
-        lines.push_back(static_cast<const Connection *>(item)->describe(now - (item->expires - item->length)));
+        lines.push_back(static_cast<const Client *>(item)->session()->describe(now - (item->expires - item->length)));
 }
 
 // They can't move. Those that have just had a stream are given a pause, those that have had none yet a little longer.
@@ -129,18 +131,17 @@ void Listener::shed_http2(Time now)
         io_.collect(parked);
     }
     for (Timed *item : parked) {
-        auto &connection = static_cast<Connection &>(*item);
-        const bool idle = connection.state() == ConnState::KeepAlive;
-        if (!connection.opened() || !(idle || connection.goodbye().fresh()) || !connection.http2())
+        auto &client = static_cast<Client &>(*item);
+        const bool idle = client.state() == ConnState::KeepAlive;
+        if (!client.live() || !(idle || client.session()->goodbye().fresh()) || !client.session()->http2())
             continue;
-        const bool shed =
-            idle && now - (connection.expires - connection.length) >= Goodbye::kPause && !connection.input_waits();
-        static_cast<void>(connection.take_rest());
-        ConnectionPtr leaving;
+        const bool shed = idle && now - (client.expires - client.length) >= Goodbye::kPause && !client.input_waits();
+        static_cast<void>(client.take_sleep());
+        ClientPtr leaving;
         {
             Lock lock(mu_);
-            Deadlines &deadlines = deadlines_of(connection.state());
-            ConnectionPtr owned = unpark(connection);
+            Deadlines &deadlines = deadlines_of(client.state());
+            ClientPtr owned = unpark(client);
             if (shed)
                 leaving = std::move(owned);
             else

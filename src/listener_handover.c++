@@ -1,6 +1,8 @@
 // How connections that nobody works on leave for another child, and what is done with those that come from one.
 #include "hybrid/listener.hpp"
 
+#include "hybrid/session.hpp"
+
 #include <algorithm>
 #include <utility>
 
@@ -36,47 +38,46 @@ bool Listener::may_hand_over(Time now)
 }
 
 // The poller must have forgotten it before it travels, or its events would go on coming here. True: it has gone.
-bool Listener::send(const Parcel &parcel, ConnectionPtr &connection)
+bool Listener::send(const Parcel &parcel, ClientPtr &client)
 {
     {
         Lock lock(mu_);
-        poller_.forget(connection->fd(), *connection);
+        poller_.forget(client->fd(), *client);
     }
-    if (channel_.send(parcel, connection->fd()) != 0)
+    if (channel_.send(parcel, client->fd()) != 0)
         return false;
-    connection->end(ConnEvent::Sent, CloseReason::Moved);
-    connection.reset();
+    client->end(ConnEvent::Sent, CloseReason::Moved);
+    client.reset();
     return true;
 }
 
-bool Listener::hand_over(ConnectionPtr &connection)
+bool Listener::hand_over(ClientPtr &client)
 {
-    return send(connection->parcel(), connection);
+    return send(client->parcel(), client);
 }
 
 // What the channel refuses stays what it was, unless it can't be polled any more.
-Listener::Handed Listener::hand_over_parked(Connection &parked)
+Listener::Handed Listener::hand_over_parked(Client &parked)
 {
     const Parcel parcel = parked.parcel();
     const Duration length = parked.length;
-    ConnectionPtr connection;
+    ClientPtr client;
     {
         Lock lock(mu_);
-        connection = unpark(parked);
+        client = unpark(parked);
     }
-    if (send(parcel, connection))
+    if (send(parcel, client))
         return Handed::Over;
-    static_cast<void>(connection->take_rest());
-    const bool kept = parcel.expires == kNever ? park(std::move(connection), Interest::Readable, length)
-                                               : park_until(std::move(connection), parcel.expires);
+    static_cast<void>(client->take_sleep());
+    const bool kept = parcel.expires == kNever ? park(std::move(client), Interest::Readable, length)
+                                               : park_until(std::move(client), parcel.expires);
     return kept ? Handed::Back : Handed::Closed;
 }
 
 // It has been idle for a part of its time already.
-bool Listener::park_until(ConnectionPtr connection, Time until)
+bool Listener::park_until(ClientPtr client, Time until)
 {
-    return park(std::move(connection), Interest::Readable, std::max<Duration>(until - now(), 0),
-                Deadlines::Length::Odd);
+    return park(std::move(client), Interest::Readable, std::max<Duration>(until - now(), 0), Deadlines::Length::Odd);
 }
 
 // Something has run out that connections take: so many idle ones have to go, to children that have room, or for good.
@@ -90,8 +91,8 @@ void Listener::make_room(int count)
     }
     int sent = 0;
     for (auto item = idle.begin(); item != idle.end() && sent < room; ++item) {
-        auto &parked = static_cast<Connection &>(**item);
-        if (!parked.movable(dormancy_))
+        auto &parked = static_cast<Client &>(**item);
+        if (!Session::make_movable(parked, dormancy_))
             continue;
         if (hand_over_parked(parked) != Handed::Over)
             break;
@@ -103,32 +104,31 @@ void Listener::make_room(int count)
 
 bool Listener::between_requests(void *self, Runnable &work)
 {
-    return work.run == static_cast<Listener *>(self)->callbacks_.turn &&
-           static_cast<Connection &>(work).between_requests();
+    return work.run == static_cast<Listener *>(self)->callbacks_.turn && static_cast<Client &>(work).between_requests();
 }
 
 // Of those that wait for a worker, who has waited longest first; until `most` are gone, or the channel refuses one.
 // What can't move waits on.
 int Listener::hand_over_queued(int most)
 {
-    std::vector<ConnectionPtr> stay;
+    std::vector<ClientPtr> stay;
     int sent = 0;
     while (sent < most) {
         Runnable *work = scheduler_.pull(Scheduler::End::First, between_requests, this);
         if (!work)
             break;
-        ConnectionPtr connection = owner_of(*work);
-        const bool movable = connection->movable(dormancy_);
-        if (movable && hand_over(connection)) {
+        ClientPtr client = owner_of(*work);
+        const bool movable = Session::make_movable(*client, dormancy_);
+        if (movable && hand_over(client)) {
             ++sent;
             continue;
         }
-        stay.push_back(std::move(connection));
+        stay.push_back(std::move(client));
         if (movable)
             break;
     }
-    for (ConnectionPtr &connection : stay)
-        push(std::move(connection));
+    for (ClientPtr &client : stay)
+        push(std::move(client));
     return sent;
 }
 
@@ -150,13 +150,13 @@ void Listener::hand_over_all(Time now)
         return hand_over_at_.store(later(now, kNobody));
     int sent = hand_over_queued(kParcelsAtOnce);
     for (Timed *item : parked) {
-        auto &connection = static_cast<Connection &>(*item);
-        if (!connection.movable(dormancy_)) {
+        auto &client = static_cast<Client &>(*item);
+        if (!Session::make_movable(client, dormancy_)) {
             Lock lock(mu_);
             item->seen = true; // and so are all before it: they need not be looked at again
             continue;
         }
-        if (hand_over_parked(connection) != Handed::Over)
+        if (hand_over_parked(client) != Handed::Over)
             return hand_over_at_.store(later(now, kRefused));
         if (++sent >= kParcelsAtOnce)
             return hand_over_at_.store(later(now, kPace));
@@ -197,26 +197,26 @@ void Listener::refuse_waiting(Time now)
 }
 
 // Dormant, and parked nowhere. What has come meanwhile counts first; else it is as idle as it was.
-void Listener::settle_idle(ConnectionPtr connection)
+void Listener::settle_idle(ClientPtr client)
 {
-    switch (connection->look(limits_)) {
-    case Connection::Here::Whole:
-        connection->set_looked(true);
-        return wake_up(std::move(connection), ConnEvent::IoReady);
-    case Connection::Here::Gone:
-        return close(std::move(connection), ConnEvent::PeerGone, CloseReason::ClientClosed);
-    case Connection::Here::Nothing: {
-        const Time until = connection->idle_until();
-        const Duration length = connection->keep_alive_timeout();
+    switch (client->probe(limits_)) {
+    case Progress::Complete:
+        client->arriving().set_checked(true);
+        return wake_up(std::move(client), ConnEvent::IoReady);
+    case Progress::Closed:
+        return close(std::move(client), ConnEvent::PeerGone, CloseReason::ClientClosed);
+    case Progress::Nothing: {
+        const Time until = client->idle_until();
+        const Duration length = client->keep_alive_timeout();
         if (until == kNever)
-            park(std::move(connection), Interest::Readable, length);
+            park(std::move(client), Interest::Readable, length);
         else
-            park_until(std::move(connection), until);
+            park_until(std::move(client), until);
         return;
     }
     default:
-        connection->transit(ConnEvent::Begun);
-        park_arriving(std::move(connection));
+        client->transit(ConnEvent::Begun);
+        park_arriving(std::move(client));
     }
 }
 

@@ -1,13 +1,15 @@
 #include "hybrid/suspended.hpp"
 
+#include "hybrid/session.hpp"
+
 #include <algorithm>
 
 namespace hybrid {
 
-void Suspended::hold(ConnectionPtr connection)
+void Suspended::hold(ClientPtr client)
 {
     Lock lock(mu_);
-    held_.push_back({connection.release(), now()});
+    held_.push_back({client.release(), now()});
 }
 
 std::uint64_t Suspended::callback_begins()
@@ -23,21 +25,21 @@ void Suspended::callback_ended(std::uint64_t ticket)
     running_.erase(std::find(running_.begin(), running_.end(), ticket));
 }
 
-std::vector<ConnectionPtr> Suspended::take_released()
+std::vector<ClientPtr> Suspended::take_released()
 {
-    std::vector<ConnectionPtr> released;
+    std::vector<ClientPtr> released;
     Lock lock(mu_);
     for (std::size_t i = 0; i < held_.size();) {
         Held &held = held_[i];
         // The module writes this without a lock, as it does for mpm_event.
-        const int state = __atomic_load_n(&held.connection->mailbox().state, __ATOMIC_ACQUIRE);
+        const int state = __atomic_load_n(&held.client->session()->mailbox().state, __ATOMIC_ACQUIRE);
         if (state != CONN_STATE_SUSPENDED && !held.released_at)
             held.released_at = last_ticket_;
         if (!held.released_at || (!running_.empty() && running_.front() <= held.released_at)) {
             ++i;
             continue;
         }
-        released.emplace_back(held.connection);
+        released.emplace_back(held.client);
         held_.erase(held_.begin() + i);
     }
     return released;
@@ -48,7 +50,7 @@ void Suspended::describe(std::vector<std::string> &lines) const
     const Time t = now();
     Lock lock(mu_);
     for (const Held &held : held_)
-        lines.push_back(held.connection->describe("", "", t - held.since));
+        lines.push_back(held.client->describe("", "", t - held.since));
 }
 
 bool Suspended::empty() const

@@ -1,6 +1,6 @@
 #include "hybrid/tls_input.hpp"
 
-#include "hybrid/connection.hpp"
+#include "hybrid/session.hpp"
 
 #include <algorithm>
 #include <cstdlib>
@@ -41,14 +41,14 @@ ap_filter_rec_t *TlsInput::register_filter()
                                     static_cast<ap_filter_type>(AP_FTYPE_CONNECTION + 2));
 }
 
-TlsInput *TlsInput::add(Connection &connection, ap_filter_rec_t *filter)
+TlsInput *TlsInput::add(Session &session, ap_filter_rec_t *filter)
 {
-    conn_rec *c = connection.record();
+    conn_rec *c = session.record();
     if (!has_tls(c))
         return nullptr;
     ap_filter_t *added = ap_add_input_filter_handle(filter, nullptr, nullptr, c);
     apr_bucket_brigade *brigade = apr_brigade_create(c->pool, c->bucket_alloc);
-    auto *input = new (apr_palloc(c->pool, sizeof(TlsInput))) TlsInput(connection, *added, *brigade);
+    auto *input = new (apr_palloc(c->pool, sizeof(TlsInput))) TlsInput(session, *added, *brigade);
     added->ctx = input;
     const auto destroy = [](void *self) -> apr_status_t {
         static_cast<TlsInput *>(self)->~TlsInput();
@@ -73,7 +73,7 @@ bool TlsInput::shake_hands()
 
 bool TlsInput::http1() const
 {
-    return !std::strcmp(ap_get_protocol(connection_.record()), AP_PROTOCOL_HTTP1);
+    return !std::strcmp(ap_get_protocol(session_.record()), AP_PROTOCOL_HTTP1);
 }
 
 bool TlsInput::read_ahead(std::size_t most)
@@ -146,7 +146,7 @@ apr_status_t TlsInput::give_line(apr_bucket_brigade *bb, apr_read_type_e block)
         append(here);
         given_ = std::move(given);
     }
-    apr_status_t rv = connection_.late() ? APR_TIMEUP : ended_ ? APR_EOF : APR_SUCCESS;
+    apr_status_t rv = session_.client().arriving().timed_out() ? APR_TIMEUP : ended_ ? APR_EOF : APR_SUCCESS;
     std::size_t end;
     while ((end = held().find('\n')) == std::string_view::npos && held().size() < HUGE_STRING_LEN &&
            rv == APR_SUCCESS) {
@@ -193,7 +193,7 @@ apr_status_t TlsInput::give(apr_bucket_brigade *bb, ap_input_mode_t mode, apr_re
     default: // INIT here: nothing is held
         break;
     }
-    if (connection_.late() && mode != AP_MODE_INIT)
+    if (session_.client().arriving().timed_out() && mode != AP_MODE_INIT)
         return APR_TIMEUP;
     return ap_get_brigade(filter_->next, bb, mode, block, most);
 }

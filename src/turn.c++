@@ -28,9 +28,9 @@ Interest take_sense(conn_state_t &mailbox, Interest by_default)
 
 } // namespace
 
-void Turn::run(Runnable &connection, Worker &worker) noexcept
+void Turn::run(Runnable &client, Worker &worker) noexcept
 {
-    ConnectionPtr owned = owner_of(connection);
+    ClientPtr owned = owner_of(client);
     worker.set_client(owned.get());
     Turn(std::move(owned), worker).go();
 }
@@ -38,34 +38,42 @@ void Turn::run(Runnable &connection, Worker &worker) noexcept
 void Turn::go()
 {
     if (begin()) {
-        if (connection_->state() == ConnState::Linger)
-            shut_down();
-        else
+        if (client_->state() != ConnState::Linger) {
             process();
+        } else {
+            if (client_->reason() != CloseReason::IoTimeout) // it was idle: its answer has been there for a while
+                apr_table_setn(record().notes, "short-lingering-close", "1");
+            shut_down();
+        }
     } else {
-        connection_->end(ConnEvent::Dropped, CloseReason::NotSetUp);
+        client_->end(ConnEvent::Dropped, CloseReason::NotSetUp);
     }
     // Whoever took the connection over may have closed it by now; the socket was forgotten before that.
-    if (connection_) {
+    if (client_) {
         worker_.set_client(nullptr);
-        worker_.listener.drop(std::move(connection_));
+        worker_.listener.drop(std::move(client_));
     }
 }
 
 // The connection arrives at this thread. False: it is to be dropped.
 bool Turn::begin()
 {
-    connection_->transit(ConnEvent::Taken);
-    connection_->set_refused(worker_.duty == Worker::Duty::Refuse);
-    if (connection_->opened()) {
-        connection_->resume(worker_.thread, worker_.row);
+    client_->transit(ConnEvent::Taken);
+    client_->set_refused(worker_.duty == Worker::Duty::Refuse);
+    const ConnState before = client_->before_ready();
+    if (client_->live()) {
+        if (client_->state() == ConnState::Processing && before != ConnState::WriteCompletion &&
+            before != ConnState::Suspended)
+            mailbox().state = CONN_STATE_READ_REQUEST_LINE;
+        session().resume(worker_.thread, worker_.row);
         return true;
     }
-    const int rc = connection_->open(worker_.thread, worker_.row, worker_.listener.tls_filter());
+    const Listener &listener = worker_.listener;
+    const int rc = Session::revive(*client_, listener.pools(), worker_.thread, worker_.row, listener.tls_filter());
     if (rc == OK || rc == DONE)
         return true;
-    if (connection_->opened())
-        ap_log_cerror(APLOG_MARK, APLOG_DEBUG, 0, connection_->record(),
+    if (client_->live() && session().record())
+        ap_log_cerror(APLOG_MARK, APLOG_DEBUG, 0, session().record(),
                       APLOGNO(00469) "process_socket: connection aborted");
     return false;
 }
@@ -75,18 +83,18 @@ void Turn::process()
     bool again = mailbox().state == CONN_STATE_READ_REQUEST_LINE;
     int requests = 0;
     for (;;) {
-        if (again && connection_->late() && connection_->shakes_hands()) { // nobody to say anything to
+        if (again && arriving().timed_out() && arriving().shakes_hands()) { // nobody to say anything to
             record().aborted = 1;
             return close(CloseReason::RequestTimeout);
         }
-        if (again && !connection_->looked() && !look())
+        if (again && !arriving().checked() && !look())
             return wait_for_rest();
         // A filter that clogs the input is called from whatever state (S05).
         if (again || record().clogging_input_filters) {
             if (run_hooks() != OK || record().aborted)
                 mailbox().state = CONN_STATE_LINGER;
         }
-        connection_->set_looked(false);
+        arriving().set_checked(false);
         if (mailbox().state == CONN_STATE_LINGER)
             return close(why_broken(CloseReason::ByModule));
 #ifdef HYBRID_HAVE_CONN_STATE_ASYNC_WAITIO
@@ -97,7 +105,7 @@ void Turn::process()
             return hold();
 
         // Half of the next request is not worth keeping the answer for, nor the worker.
-        if (record().keepalive == AP_CONN_KEEPALIVE && record().data_in_input_filters && !connection_->looked() &&
+        if (record().keepalive == AP_CONN_KEEPALIVE && record().data_in_input_filters && !arriving().checked() &&
             !look())
             record().data_in_input_filters = 0;
         if (!complete_write() || record().aborted)
@@ -110,14 +118,14 @@ void Turn::process()
             again = true;
             continue;
         }
-        if (record().keepalive == AP_CONN_KEEPALIVE && worker_.listener.hurried() && connection_->input_waits()) {
-            again = true; // core need not have looked (Connection::take_drained)
+        if (record().keepalive == AP_CONN_KEEPALIVE && worker_.listener.hurried() && client_->input_waits()) {
+            again = true; // core need not have looked (ReadMemo::take_drained)
             continue;
         }
-        if (record().keepalive != AP_CONN_KEEPALIVE || connection_->late() || worker_.listener.hurried())
+        if (record().keepalive != AP_CONN_KEEPALIVE || arriving().timed_out() || worker_.listener.hurried())
             return close(
                 why_answered(record().keepalive == AP_CONN_KEEPALIVE ? CloseReason::ChildEnds : CloseReason::ByModule));
-        return connection_->holds_part() ? wait_for_rest() : go_idle();
+        return arriving().holds_part() ? wait_for_rest() : go_idle();
     }
 }
 
@@ -126,7 +134,7 @@ void Turn::process()
 int Turn::run_hooks()
 {
     mailbox().state = CONN_STATE_READ_REQUEST_LINE;
-    worker_.set_served(connection_.get());
+    worker_.set_served(&session());
     const int rc = ap_run_process_connection(&record());
     worker_.set_served(nullptr);
     if (rc == OK || rc == DONE) {
@@ -163,7 +171,7 @@ bool Turn::complete_write()
         filter = filter->next;
     apr_status_t rv = filter->frec->filter_func.out_func(filter, nullptr);
     if (rv == APR_SUCCESS && !record().data_in_output_filters)
-        rv = write_held(*connection_);
+        rv = write_held(session());
     if (rv != APR_SUCCESS)
         ap_log_cerror(APLOG_MARK, APLOG_DEBUG, rv, &record(),
                       APLOGNO(00470) "network write failure in core output filter");
@@ -175,16 +183,16 @@ bool Turn::complete_write()
 bool Turn::look()
 {
     if (std::strcmp(ap_get_protocol(&record()), AP_PROTOCOL_HTTP1) != 0) {
-        connection_->expect_nothing();
+        arriving().expect_nothing();
         return true;
     }
-    switch (connection_->look(worker_.listener.limits())) {
-    case Connection::Here::Nothing:
-    case Connection::Here::Part:
-    case Connection::Here::Head:
+    switch (session().probe(worker_.listener.limits())) {
+    case Progress::Nothing:
+    case Progress::Partial:
+    case Progress::Head:
         return false;
     default:
-        connection_->set_looked(true);
+        arriving().set_checked(true);
         return true;
     }
 }
@@ -192,15 +200,15 @@ bool Turn::look()
 // A client that sends a request in pieces waits for itself only.
 void Turn::wait_for_rest()
 {
-    if (connection_->begins() == 0)
-        connection_->begin_request(now());
+    if (arriving().begins() == 0)
+        arriving().begin(now());
     mailbox().state = CONN_STATE_READ_REQUEST_LINE;
     mailbox().sense = CONN_SENSE_DEFAULT;
     status(SERVER_BUSY_READ);
-    connection_->suspend();
-    connection_->transit(ConnEvent::WantRest);
+    session().suspend();
+    client_->transit(ConnEvent::WantRest);
     worker_.set_client(nullptr);
-    worker_.listener.park_arriving(std::move(connection_));
+    worker_.listener.park_arriving(std::move(client_));
 }
 
 // The child may have begun to end just before the listener could see the connection.
@@ -208,7 +216,7 @@ void Turn::park(Interest what, Duration length)
 {
     Listener &listener = worker_.listener;
     worker_.set_client(nullptr);
-    listener.park(std::move(connection_), what, length);
+    listener.park(std::move(client_), what, length);
     if (!parting_ && listener.parting())
         listener.look_again_for_http2();
 }
@@ -216,9 +224,9 @@ void Turn::park(Interest what, Duration length)
 // mod_http2 waits for a first stream as if one were there already.
 Duration Turn::wait_time()
 {
-    const Duration length = connection_->timeout();
+    const Duration length = client_->timeout();
     parting_ = worker_.listener.parting();
-    const bool in_vain = parting_ && connection_->goodbye().fresh() && connection_->http2();
+    const bool in_vain = parting_ && session().goodbye().fresh() && session().http2();
     return in_vain ? std::min(length, Goodbye::kFirstTime) : length;
 }
 
@@ -226,10 +234,10 @@ void Turn::wait_for_io()
 {
     const Duration length = wait_time();
     status(SERVER_BUSY_READ);
-    connection_->suspend();
+    session().suspend();
     const Interest what = take_sense(mailbox(), Interest::Readable);
-    connection_->set_looked(true); // its module reads
-    connection_->transit(ConnEvent::WantIo);
+    arriving().set_checked(true); // its module reads
+    client_->transit(ConnEvent::WantIo);
     park(what, length);
 }
 
@@ -237,30 +245,30 @@ void Turn::wait_to_write()
 {
     const Duration length = wait_time();
     mailbox().state = CONN_STATE_WRITE_COMPLETION;
-    connection_->suspend();
+    session().suspend();
     const Interest what = take_sense(mailbox(), Interest::Writable);
-    connection_->transit(ConnEvent::WantFlush);
+    client_->transit(ConnEvent::WantFlush);
     park(what, length);
 }
 
 void Turn::go_idle()
 {
-    const Duration all = connection_->keep_alive_timeout();
+    const Duration all = client_->keep_alive_timeout();
     Duration length = worker_.listener.lets_sleep() ? std::min(all, kAwake) : all;
     Duration rest = all - length;
     parting_ = worker_.listener.parting();
-    if (parting_ && connection_->http2()) {
-        if (connection_->goodbye().said())
+    if (parting_ && session().http2()) {
+        if (session().goodbye().said())
             return close(CloseReason::ChildEnds);
         length = std::min(all, worker_.listener.impatient(now()) ? Goodbye::kShortPause : Goodbye::kPause);
         rest = 0;
     }
-    connection_->set_rest(rest);
+    client_->set_sleep_after(rest);
     mailbox().state = CONN_STATE_CHECK_REQUEST_LINE_READABLE;
     mailbox().sense = CONN_SENSE_DEFAULT;
     status(SERVER_BUSY_KEEPALIVE);
-    connection_->suspend();
-    connection_->transit(ConnEvent::WantIdle);
+    session().suspend();
+    client_->transit(ConnEvent::WantIdle);
     park(Interest::Readable, length);
 }
 
@@ -268,38 +276,38 @@ void Turn::go_idle()
 void Turn::yield()
 {
     mailbox().state = CONN_STATE_READ_REQUEST_LINE;
-    connection_->suspend();
-    connection_->transit(ConnEvent::WantTurn);
+    session().suspend();
+    client_->transit(ConnEvent::WantTurn);
     worker_.set_client(nullptr);
-    worker_.scheduler.push(*connection_.release());
+    worker_.scheduler.push(*client_.release());
 }
 
 void Turn::hold()
 {
-    connection_->suspend();
-    connection_->transit(ConnEvent::WantHold);
+    session().suspend();
+    client_->transit(ConnEvent::WantHold);
     worker_.set_client(nullptr);
-    worker_.listener.hold(std::move(connection_));
+    worker_.listener.hold(std::move(client_));
 }
 
 void Turn::close(CloseReason reason)
 {
-    connection_->end(ConnEvent::WantClose, reason);
+    client_->end(ConnEvent::WantClose, reason);
     shut_down();
 }
 
 CloseReason Turn::why_broken(CloseReason otherwise)
 {
-    if (connection_->ended() && !connection_->late())
+    if (session().input().ended() && !arriving().timed_out())
         return CloseReason::ClientClosed;
     return record().aborted ? CloseReason::Aborted : why_answered(otherwise);
 }
 
 CloseReason Turn::why_answered(CloseReason otherwise)
 {
-    if (connection_->late())
+    if (arriving().timed_out())
         return CloseReason::RequestTimeout;
-    if (connection_->refused())
+    if (client_->refused())
         return CloseReason::Overloaded;
     return record().keepalive == AP_CONN_CLOSE ? CloseReason::Answered : otherwise;
 }
@@ -310,12 +318,12 @@ CloseReason Turn::why_answered(CloseReason otherwise)
 void Turn::shut_down()
 {
     mailbox().state = CONN_STATE_LINGER;
-    apr_socket_t *socket = connection_->socket();
+    apr_socket_t *socket = session().socket();
     apr_socket_timeout_set(socket, kFlushTime);
     const bool done = ap_start_lingering_close(&record());
-    connection_->suspend();
+    session().suspend();
     if (done) {
-        connection_->end(ConnEvent::PeerGone, CloseReason::Aborted);
+        client_->end(ConnEvent::PeerGone, CloseReason::Aborted);
         return;
     }
     apr_socket_timeout_set(socket, 0);
@@ -323,9 +331,9 @@ void Turn::shut_down()
     const bool brief = apr_table_get(record().notes, "short-lingering-close") != nullptr;
     mailbox().state = brief ? CONN_STATE_LINGER_SHORT : CONN_STATE_LINGER_NORMAL;
     mailbox().sense = CONN_SENSE_DEFAULT;
-    connection_->transit(ConnEvent::Flushed);
+    client_->transit(ConnEvent::Flushed);
     worker_.set_client(nullptr);
-    worker_.listener.park(std::move(connection_), Interest::ReadableOnce, brief ? kShortLingerTime : kLingerTime);
+    worker_.listener.park(std::move(client_), Interest::ReadableOnce, brief ? kShortLingerTime : kLingerTime);
 }
 
 void Turn::status(int status)

@@ -16,7 +16,7 @@ constexpr Duration kPause = seconds(1); // after a thread could not be made
 
 } // namespace
 
-void Worker::set_client(const Connection *client)
+void Worker::set_client(const Client *client)
 {
     const Time t = now();
     Lock lock(mu_);
@@ -197,7 +197,7 @@ int Workers::reap()
     return there;
 }
 
-Connection *Workers::served_here() const
+Session *Workers::served_here() const
 {
     const pthread_t self = pthread_self();
     for (const Worker &worker : workers_)

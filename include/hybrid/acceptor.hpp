@@ -3,7 +3,7 @@
 #pragma once
 
 #include "hybrid/channel.hpp"
-#include "hybrid/connection.hpp"
+#include "hybrid/client.hpp"
 #include "hybrid/fd.hpp"
 #include "hybrid/poller.hpp"
 #include "hybrid/role.hpp"
@@ -21,14 +21,14 @@ class Acceptor {
   public:
     /// What becomes of a connection that has arrived; whose `turn` workers run.
     struct Callbacks {
-        void (*arrived)(void *listener, ConnectionPtr connection);
+        void (*arrived)(void *listener, ClientPtr client);
         void *listener;
         Runnable::Run turn;
         /// Something has run out that connections take: gives up so many that have a place elsewhere, or that nobody
         /// would miss.
         void (*make_room)(void *listener, int count);
     };
-    Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Poller &poller, Channel channel,
+    Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Poller &poller, Channel channel,
              const Callbacks &callbacks);
     Acceptor(const Acceptor &) = delete;
 
@@ -77,9 +77,9 @@ class Acceptor {
     };
 
     bool accept_one(Socket &socket, Time now) REQUIRES(polling);
-    ConnectionPtr take_client(Socket &socket, Time now) REQUIRES(polling);
-    ConnectionPtr take_parcel(Time now) REQUIRES(polling);
-    ConnectionPtr adopt(const Parcel *parcel, Fd fd, const sockaddr_in6 &address, Time now) REQUIRES(polling);
+    ClientPtr take_client(Socket &socket, Time now) REQUIRES(polling);
+    ClientPtr take_parcel(Time now) REQUIRES(polling);
+    ClientPtr adopt(const Parcel *parcel, Fd fd, const sockaddr_in6 &address, Time now) REQUIRES(polling);
     void drop_parcel(Time now) REQUIRES(polling);
     void on_error(apr_status_t status, Time now) REQUIRES(polling);
     void pause(apr_status_t status, Time now) REQUIRES(polling);
@@ -98,7 +98,6 @@ class Acceptor {
     const Config &config_;
     Slot &slot_;
     Scheduler &scheduler_;
-    Pools &pools_;
     Poller &poller_;
     const Channel channel_;
     const Callbacks callbacks_;

@@ -24,7 +24,7 @@ struct Parcel {
     std::uint8_t lowat = 0;      ///< 1: SO_RCVLOWAT is set
     std::int32_t keepalives = 0; ///< requests so far
     std::uint32_t in_body = 0;   ///< 1: the head of its request is whole, begins is when it was
-    std::uint64_t server = 0;    ///< of whose timeouts it has: see Connection
+    std::uint64_t server = 0;    ///< of whose timeouts it has: see Client
     Time expires = kNever;       ///< the monotonic clock is the same in all processes
     Time begins = 0;             ///< its request, of which a part is here
     char log_id[32] = {};        ///< of the error log, ends with a zero; empty: it has none, or a longer one

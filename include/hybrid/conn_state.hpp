@@ -1,6 +1,6 @@
 // Every state of a connection, every event, and every legal transition, checked when this header is compiled.
 // httpd's c->cs->state is the modules' mailbox: written once before a turn and read once after. Ours is ConnState,
-// written only by Connection::transit() and Connection::end().
+// written only by Client::transit() and Client::end().
 #pragma once
 
 #include <array>

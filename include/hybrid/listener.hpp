@@ -5,9 +5,11 @@
 #pragma once
 
 #include "hybrid/acceptor.hpp"
-#include "hybrid/connection.hpp"
+#include "hybrid/client.hpp"
+#include "hybrid/dormancy.hpp"
 #include "hybrid/look_again.hpp"
 #include "hybrid/poller.hpp"
+#include "hybrid/pools.hpp"
 #include "hybrid/role.hpp"
 #include "hybrid/suspended.hpp"
 #include "hybrid/timers.hpp"
@@ -28,7 +30,7 @@ class Listener {
         /// A connection whose next request is to be answered with 503 can be taken over, at the moment; and is. Child's
         /// main thread.
         bool (*can_refuse)(void *child);
-        void (*refuse)(void *child, Runnable &connection);
+        void (*refuse)(void *child, Runnable &client);
     };
 
     Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Channel channel,
@@ -55,14 +57,14 @@ class Listener {
 
     /// Takes over a connection a worker is done with for now, in a polled state: `what` is waited for, `length` at
     /// most. False: that can't be polled, and has been closed.
-    bool park(ConnectionPtr connection, Interest what, Duration length,
-              Deadlines::Length kind = Deadlines::Length::Usual) EXCLUDES(mu_);
+    bool park(ClientPtr client, Interest what, Duration length, Deadlines::Length kind = Deadlines::Length::Usual)
+        EXCLUDES(mu_);
     /// The same for one in Arriving: for as long as its client may take for the request.
-    void park_arriving(ConnectionPtr connection) EXCLUDES(mu_);
+    void park_arriving(ClientPtr client) EXCLUDES(mu_);
     /// Takes over a connection in Suspended.
-    void hold(ConnectionPtr connection);
+    void hold(ClientPtr client);
     /// Closes the socket of a connection in Closed.
-    void drop(ConnectionPtr connection);
+    void drop(ClientPtr client);
 
     /// httpd's ap_mpm_register_timed_callback(): runs on a worker, `delay` from now or later.
     void add_timer(Duration delay, TimedCallback callback) EXCLUDES(mu_);
@@ -92,6 +94,7 @@ class Listener {
     void stop() { set_mode(Mode::Stop); }
     /// Idle connections go to sleep after a while.
     bool lets_sleep() const { return dormancy_.possible(); }
+    Pools &pools() const { return pools_; }
     ap_filter_rec_t *tls_filter() const { return tls_filter_; }
     const RequestLimits &limits() const { return limits_; }
     /// An idle connection has no future here, nor elsewhere.
@@ -118,16 +121,16 @@ class Listener {
     void take_in(std::span<const epoll_event> events, Time now) REQUIRES(polling) EXCLUDES(mu_);
     bool hand_over_waiting(Time now) REQUIRES(polling) EXCLUDES(mu_);
     void refuse_waiting(Time now) REQUIRES(polling);
-    bool send(const Parcel &parcel, ConnectionPtr &connection) EXCLUDES(mu_);
-    bool hand_over(ConnectionPtr &connection) EXCLUDES(mu_);
+    bool send(const Parcel &parcel, ClientPtr &client) EXCLUDES(mu_);
+    bool hand_over(ClientPtr &client) EXCLUDES(mu_);
     enum class Handed { Over, Back, Closed };
-    Handed hand_over_parked(Connection &parked) EXCLUDES(mu_);
+    Handed hand_over_parked(Client &parked) EXCLUDES(mu_);
     bool may_hand_over(Time now) REQUIRES(polling);
     void hand_over_all(Time now) REQUIRES(polling) EXCLUDES(mu_);
     static bool between_requests(void *self, Runnable &work);
     int hand_over_queued(int most) EXCLUDES(mu_);
-    void settle_idle(ConnectionPtr connection) EXCLUDES(mu_);
-    bool park_until(ConnectionPtr connection, Time until) EXCLUDES(mu_);
+    void settle_idle(ClientPtr client) EXCLUDES(mu_);
+    bool park_until(ClientPtr client, Time until) EXCLUDES(mu_);
 
     bool hands_over() const { return hands_over_.load() && channel_; }
     void set_mode(Mode mode);
@@ -138,22 +141,22 @@ class Listener {
     Time next_due(Time now) REQUIRES(polling) EXCLUDES(mu_);
     std::span<const epoll_event> wait(Worker &self, Time now) REQUIRES(polling) EXCLUDES(mu_);
     std::span<const epoll_event> look(Time begin) REQUIRES(polling);
-    void on_accepted(ConnectionPtr connection) REQUIRES(polling) EXCLUDES(mu_);
+    void on_accepted(ClientPtr client) REQUIRES(polling) EXCLUDES(mu_);
     void on_event(const epoll_event &event, Time now) REQUIRES(polling) EXCLUDES(mu_);
-    bool concerns_us(Connection &connection) REQUIRES(polling, mu_);
-    static bool stays_parked(const Connection &connection);
-    ConnectionPtr unpark(Connection &parked) REQUIRES(mu_);
-    void on_ready(ConnectionPtr connection) REQUIRES(polling) EXCLUDES(mu_);
-    void on_parked_ready(Connection &parked) REQUIRES(polling) EXCLUDES(mu_);
-    void on_lingering(Connection &parked) REQUIRES(polling) EXCLUDES(mu_);
-    void on_arriving(Connection &parked) REQUIRES(polling) EXCLUDES(mu_);
-    void lie_down(ConnectionPtr connection, Duration rest, Time now) REQUIRES(polling) EXCLUDES(mu_);
-    void give_up_arriving(ConnectionPtr connection);
-    void too_late(ConnectionPtr connection, Time now) REQUIRES(polling) EXCLUDES(mu_);
-    void wake_up(ConnectionPtr connection, ConnEvent event);
-    void push(ConnectionPtr connection) { scheduler_.push(*connection.release()); }
+    bool concerns_us(Client &client) REQUIRES(polling, mu_);
+    static bool stays_parked(const Client &client);
+    ClientPtr unpark(Client &parked) REQUIRES(mu_);
+    void on_ready(ClientPtr client) REQUIRES(polling) EXCLUDES(mu_);
+    void on_parked_ready(Client &parked) REQUIRES(polling) EXCLUDES(mu_);
+    void on_lingering(Client &parked) REQUIRES(polling) EXCLUDES(mu_);
+    void on_arriving(Client &parked) REQUIRES(polling) EXCLUDES(mu_);
+    void lie_down(ClientPtr client, Duration rest, Time now) REQUIRES(polling) EXCLUDES(mu_);
+    void give_up_arriving(ClientPtr client);
+    void too_late(ClientPtr client, Time now) REQUIRES(polling) EXCLUDES(mu_);
+    void wake_up(ClientPtr client, ConnEvent event);
+    void push(ClientPtr client) { scheduler_.push(*client.release()); }
     void expire(Time now) REQUIRES(polling) EXCLUDES(mu_);
-    CloseReason why_expired(const Connection &connection) const;
+    CloseReason why_expired(const Client &client) const;
     void run_timers(Time now) REQUIRES(polling) EXCLUDES(mu_);
     void give_back_released();
     void make_room(int count) REQUIRES(polling) EXCLUDES(mu_);
@@ -161,14 +164,15 @@ class Listener {
     void shed_idle() REQUIRES(polling) EXCLUDES(mu_);
     void shed_oldest(int count) REQUIRES(polling) EXCLUDES(mu_);
     void shed_silent() REQUIRES(polling) EXCLUDES(mu_);
-    void shed(Connection &parked) REQUIRES(polling) EXCLUDES(mu_);
-    void begin_close(ConnectionPtr connection, ConnEvent event, CloseReason reason);
-    void close(ConnectionPtr connection, ConnEvent event, CloseReason reason);
-    void drop_unpolled(ConnectionPtr connection, int error);
+    void shed(Client &parked) REQUIRES(polling) EXCLUDES(mu_);
+    void begin_close(ClientPtr client, ConnEvent event, CloseReason reason);
+    void close(ClientPtr client, ConnEvent event, CloseReason reason);
+    void drop_unpolled(ClientPtr client, int error);
     Deadlines &deadlines_of(ConnState state) REQUIRES(mu_);
 
     Slot &slot_;
     Scheduler &scheduler_;
+    Pools &pools_;
     const Callbacks callbacks_;
     const Dormancy dormancy_;
     const RequestLimits limits_;

@@ -2,7 +2,7 @@
 // another state from a timed callback, and nobody is told. So whoever ran a callback looks here afterwards (K03).
 #pragma once
 
-#include "hybrid/connection.hpp"
+#include "hybrid/client.hpp"
 #include "hybrid/mutex.hpp"
 
 #include <cstdint>
@@ -15,7 +15,7 @@ namespace hybrid {
 class Suspended {
   public:
     /// Takes in a connection in ConnState::Suspended.
-    void hold(ConnectionPtr connection) EXCLUDES(mu_);
+    void hold(ClientPtr client) EXCLUDES(mu_);
 
     /// A timed callback begins; give the ticket back when it has returned.
     std::uint64_t callback_begins() EXCLUDES(mu_);
@@ -24,7 +24,7 @@ class Suspended {
     /// The connections their module is done with, taken out of the list. A state change is believed only when every
     /// callback that was running when it was first seen has returned: after setting the state it goes on using the
     /// connection (ap_process_request_after_handler in modules/http/http_request.c).
-    std::vector<ConnectionPtr> take_released() EXCLUDES(mu_);
+    std::vector<ClientPtr> take_released() EXCLUDES(mu_);
 
     /// Adds a line for each. Their modules have them, so it says but who they are, and since when.
     void describe(std::vector<std::string> &lines) const EXCLUDES(mu_);
@@ -34,7 +34,7 @@ class Suspended {
 
   private:
     struct Held {
-        Connection *connection;
+        Client *client;
         Time since;
         std::uint64_t released_at = 0; // the last ticket given when the release was first seen; 0: not seen
     };

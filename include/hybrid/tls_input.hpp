@@ -9,7 +9,7 @@
 
 namespace hybrid {
 
-class Connection;
+class Session;
 
 /// An input filter just above mod_ssl's, and what it has read ahead. The connection's: in its pool. The worker's that
 /// has it.
@@ -18,7 +18,7 @@ class TlsInput {
     /// Registers the filter; for register_hooks, on the main thread, whenever the module is loaded.
     static ap_filter_rec_t *register_filter();
     /// Adds it to a connection whose bytes mod_ssl decrypts; nullptr: it doesn't. After ap_pre_connection().
-    static TlsInput *add(Connection &connection, ap_filter_rec_t *filter);
+    static TlsInput *add(Session &session, ap_filter_rec_t *filter);
 
     /// Goes on with the handshake, as far as that goes. False: the client has to say more first.
     bool shake_hands();
@@ -38,8 +38,8 @@ class TlsInput {
     void remove();
 
   private:
-    TlsInput(Connection &connection, ap_filter_t &filter, apr_bucket_brigade &brigade)
-        : connection_(connection), filter_(&filter), brigade_(&brigade)
+    TlsInput(Session &session, ap_filter_t &filter, apr_bucket_brigade &brigade)
+        : session_(session), filter_(&filter), brigade_(&brigade)
     {
     }
     void append(std::string_view bytes);
@@ -47,7 +47,7 @@ class TlsInput {
     apr_status_t give_line(apr_bucket_brigade *bb, apr_read_type_e block);
     void give_some(apr_bucket_brigade *bb, std::size_t length, bool keep);
 
-    Connection &connection_;
+    Session &session_;
     ap_filter_t *filter_;
     apr_bucket_brigade *brigade_; // empty between the calls
     bool handshaken_ = false;

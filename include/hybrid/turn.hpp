@@ -2,7 +2,7 @@
 // returned becomes one event for the connection's state (server/mpm/event/event.c, process_socket()).
 #pragma once
 
-#include "hybrid/connection.hpp"
+#include "hybrid/session.hpp"
 #include "hybrid/workers.hpp"
 
 namespace hybrid {
@@ -11,10 +11,10 @@ namespace hybrid {
 class Turn {
   public:
     /// The Runnable::Run of connections.
-    static void run(Runnable &connection, Worker &worker) noexcept;
+    static void run(Runnable &client, Worker &worker) noexcept;
 
   private:
-    Turn(ConnectionPtr connection, Worker &worker) : connection_(std::move(connection)), worker_(worker) {}
+    Turn(ClientPtr client, Worker &worker) : client_(std::move(client)), worker_(worker) {}
 
     void go();
     bool begin();
@@ -36,10 +36,12 @@ class Turn {
     void shut_down();
     void status(int status);
 
-    conn_rec &record() { return *connection_->record(); }
-    conn_state_t &mailbox() { return connection_->mailbox(); }
+    Session &session() { return *client_->session(); }
+    Arriving &arriving() { return client_->arriving(); }
+    conn_rec &record() { return *session().record(); }
+    conn_state_t &mailbox() { return session().mailbox(); }
 
-    ConnectionPtr connection_;
+    ClientPtr client_;
     Worker &worker_;
     bool parting_ = true; // was known when it was decided how long it is parked
 };

@@ -18,8 +18,9 @@
 namespace hybrid {
 
 struct Config;
-class Connection;
+class Client;
 class Listener;
+class Session;
 
 /// A row of the scoreboard, and the thread it shows, if there is one at the moment. That thread's, unless said
 /// otherwise.
@@ -33,9 +34,9 @@ class Worker : public Runner {
     }
 
     /// Says whom the turn is about, nobody when it is over, for those below.
-    void set_client(const Connection *client) EXCLUDES(mu_);
+    void set_client(const Client *client) EXCLUDES(mu_);
     /// Whose process_connection hooks it runs; nullptr when they are over. For Workers::served_here().
-    void set_served(Connection *connection) { served_ = connection; }
+    void set_served(Session *session) { served_ = session; }
     /// Any thread: what it is at, in words; empty: nothing.
     std::string describe(Time now) EXCLUDES(mu_);
     /// Any thread: shuts its client's socket down, so that whoever blocks on it comes back. It is not closed, for its
@@ -66,10 +67,10 @@ class Worker : public Runner {
     apr_pool_t *pool_ = nullptr; // child's main thread's: there is a thread
     std::atomic<bool> left_{false};
     std::atomic<pthread_t> tid_{};
-    Connection *served_ = nullptr; // this thread's only
+    Session *served_ = nullptr; // this thread's only
 
     Mutex mu_;
-    const Connection *client_ GUARDED_BY(mu_) = nullptr;
+    const Client *client_ GUARDED_BY(mu_) = nullptr;
     Time since_ GUARDED_BY(mu_) = 0;
 };
 
@@ -99,7 +100,7 @@ class Workers {
 
     void hang_up();
     /// Any thread: whose process_connection hooks it is that run on it; nullptr: nobody's.
-    Connection *served_here() const;
+    Session *served_here() const;
     /// Adds a line for each worker that is at something.
     void describe(std::vector<std::string> &lines, Time now);
     /// Waits for threads that are leaving or have left.
