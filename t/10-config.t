@@ -100,6 +100,7 @@ subtest 'D02, D03, D21: at a reload, in the log\'s words' => sub {
         $s->restart;
         $s->write_conf($base{$mpm} =~ s/\@CONF\@//r);
         $s->graceful;
+        wait_for(sub { length $s->status->{Scoreboard} == 32 }, 10); # until then one of the former generation answers
         $said{$mpm} = 'scoreboard ' . length($s->status->{Scoreboard}) . "\n" . warnings_of($mpm, $s->log);
         is $s->status->{ServerMPM}, $mpm, "$mpm serves on";
         $s->stop;
