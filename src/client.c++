@@ -188,6 +188,11 @@ Duration Client::request_timeout() const
                                : RequestTimeouts::head(server_, arriving_.received());
 }
 
+std::string Client::describe(Duration length) const
+{
+    return describe(server_->server_hostname ? server_->server_hostname : "", "", length);
+}
+
 std::string Client::describe(const std::string &host, const std::string &request, Duration length) const
 {
     char address[INET6_ADDRSTRLEN] = "?";

@@ -43,8 +43,8 @@ void Listener::drop_unpolled(ClientPtr client, int error)
     const Time t = now();
     Time quiet_until = unpolled_quiet_until_.load();
     if (t >= quiet_until && unpolled_quiet_until_.compare_exchange_strong(quiet_until, later(t, kQuietTime)))
-        ap_log_error(APLOG_MARK, APLOG_ERR, error, ap_server_conf, HYBLOGNO(0004) "can't poll a client, closing it: %s",
-                     client->describe("", "", 0).c_str());
+        ap_log_error(APLOG_MARK, APLOG_ERR, error, ap_server_conf,
+                     HYBLOGNO(0004) "can't poll a connection, closing it: %s", client->describe(0).c_str());
     close(std::move(client), ConnEvent::Kill, CloseReason::NotPolled);
 }
 

@@ -203,9 +203,10 @@ Progress Session::probe_plain(const RequestLimits &limits)
 
 std::string Session::describe(Duration length) const
 {
-    const server_rec *server = request_ ? request_->server : client_.server();
-    const char *request = request_ ? request_->the_request : nullptr;
-    return client_.describe(server->server_hostname ? server->server_hostname : "", request ? request : "", length);
+    if (!request_ || !request_->the_request)
+        return client_.describe(length);
+    const char *host = request_->server->server_hostname;
+    return client_.describe(host ? host : "", request_->the_request, length);
 }
 
 Session *Session::of(const conn_rec *c)

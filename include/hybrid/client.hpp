@@ -115,6 +115,7 @@ class Client : public Runnable, public Timed, public PollTarget {
 
     /// One line about it, for people: who, what, for how long. Also for threads that do not own it, while it lives.
     std::string describe(const std::string &host, const std::string &request, Duration length) const;
+    std::string describe(Duration length) const;
 
   private:
     friend struct ClientCloser;
