@@ -7,7 +7,7 @@ SOURCES := mod_mpm_hybrid.c++ $(sort $(wildcard src/*.c++))
 OBJECTS := $(SOURCES:%.c++=$(OUT)/%.o)
 
 # The nouns of layer 0 (doc/architecture.md): no header of httpd or APR, so they are tested without a server.
-L0 := arrival arriving channel cores deadlines grammar poller scheduler staffing thread_probe watchdog
+L0 := arrival arriving channel cores deadlines grammar keeper poller scheduler staffing thread_probe watchdog
 
 QUIET = $(if $(V),,@)
 say = $(if $(V),,@printf '  %-7s %s\n' '$(1)' '$(2)')

@@ -42,7 +42,7 @@ ClientPtr owner_of(Runnable &work)
 }
 
 Client::Client(const Peer &peer, Slot &slot, Run turn)
-    : Runnable(turn), PollTarget(Kind::Client), slot_(slot), peer_(peer), arriving_(peer.fd, peer.expects, peer.inside),
+    : Runnable(turn), Kept(peer.fd), slot_(slot), peer_(peer), arriving_(peer.fd, peer.expects, peer.inside),
       server_(peer.server ? peer.server : ap_server_conf)
 {
 }

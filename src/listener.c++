@@ -38,7 +38,7 @@ Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools
                    const Callbacks &callbacks)
     : slot_(slot), scheduler_(scheduler), pools_(pools), callbacks_(callbacks), dormancy_(config.dormant),
       limits_(read_request_limits(ap_server_conf)), channel_(channel), tls_filter_(config.tls_filter),
-      most_waiting_(config.max_waiting), acceptor_(config, slot, scheduler, poller_, channel,
+      most_waiting_(config.max_waiting), acceptor_(config, slot, scheduler, keeper_.poller(), channel,
                                                    {[](void *self, ClientPtr client) {
                                                         Polls::inherited();
                                                         static_cast<Listener *>(self)->on_accepted(std::move(client));
@@ -72,7 +72,7 @@ Listener::Attendance Listener::attend()
     const Time t = now();
     if (!begin_round(t))
         return {t, false};
-    take_in(poller_.wait(0), t);
+    take_in(keeper_.look(), t);
     const bool waits_in_vain = hand_over_waiting(t);
     refuse_waiting(t);
     const Time due = std::min(next_due(t), later(t, kReviewPeriod));
@@ -106,14 +106,13 @@ void Listener::take_in(std::span<const epoll_event> events, Time now)
 // Sleeps only when there is nothing to do, here or in the queue; and after another look, if that is worth it.
 std::span<const epoll_event> Listener::wait(Worker &self, Time now)
 {
-    std::span<const epoll_event> events = poller_.wait(0);
-    if (events.empty() && !poller_.woken() && look_again_.worth_it())
+    std::span<const epoll_event> events = keeper_.look();
+    if (events.empty() && !keeper_.woken() && look_again_.worth_it())
         events = look(now);
-    if (!events.empty() || poller_.woken() || next_due(now) <= now || !scheduler_.may_sleep())
+    if (!events.empty() || keeper_.woken() || next_due(now) <= now || !scheduler_.may_sleep())
         return events;
     self.rest();
-    events = poller_.wait(sleeps_until_.load());
-    sleeps_until_.store(0);
+    events = keeper_.sleep();
     scheduler_.awake();
     return events;
 }
@@ -121,13 +120,13 @@ std::span<const epoll_event> Listener::wait(Worker &self, Time now)
 std::span<const epoll_event> Listener::look(Time begin)
 {
     for (Time before = now();;) {
-        const std::span<const epoll_event> events = poller_.wait(0);
+        const std::span<const epoll_event> events = keeper_.look();
         if (!events.empty()) {
             look_again_.found();
             return events;
         }
         const Time t = now();
-        if (poller_.woken() || t - before > LookAgain::kGap || t - begin > LookAgain::kLength ||
+        if (keeper_.woken() || t - before > LookAgain::kGap || t - begin > LookAgain::kLength ||
             scheduler_.others_wait()) {
             look_again_.in_vain();
             return events;
@@ -150,52 +149,21 @@ Time Listener::next_due(Time now)
         due = std::min(due, hand_over_at_.load());
     if (!suspended_.empty() || orphaned_since_ != kNever)
         due = std::min(due, later(now, kReviewPeriod));
-    Lock lock(mu_);
-    due = std::min({due, idle_.next(), io_.next(), linger_.next(), arriving_.next(), timers_.next()});
-    sleeps_until_.store(due);
-    return due;
+    return keeper_.plan_sleep(due);
 }
 
 void Listener::on_event(const epoll_event &event, Time now)
 {
-    PollTarget *target;
-    ClientPtr ready;
-    {
-        Lock lock(mu_); // who parked it has let go of it; who drops it has not yet, or the poller has forgotten it
-        target = poller_.target_of(event);
-        if (!target)
-            return;
-        if (target->kind == PollTarget::Kind::Client) {
-            auto &client = static_cast<Client &>(*target);
-            if (!concerns_us(client))
-                return;
-            if (!stays_parked(client))
-                ready = unpark(client);
-        }
-    }
-    if (target->kind == PollTarget::Kind::Listen)
-        acceptor_.on_readable(*target, now);
-    else if (ready)
-        on_ready(std::move(ready));
+    const Keeper::Heard heard =
+        keeper_.hear(event, [](const Kept &kept) { return stays_parked(static_cast<const Client &>(kept)); });
+    if (!heard.target)
+        return;
+    if (!heard.kept)
+        acceptor_.on_readable(*heard.target, now);
+    else if (heard.taken)
+        on_ready(owner_of(static_cast<Timed &>(*heard.kept)));
     else
-        on_parked_ready(static_cast<Client &>(*target));
-}
-
-// Is it parked, so that the event concerns us? A connection stays armed while a worker has it (its client goes on
-// sending, or goes away, while a handler is blocked): then nobody needs to hear that, until it is parked again.
-bool Listener::concerns_us(Client &client)
-{
-    if (!client.queued()) {
-        poller_.forget(client.fd(), client);
-        return false;
-    }
-    if (client.state() == ConnState::Lingering) {
-        // It has one event, so that one counts, also if it may be of the time before: reading decides (W02).
-        if (!poller_.stale(client))
-            poller_.spent(client);
-        return true;
-    }
-    return !poller_.stale(client);
+        on_parked_ready(static_cast<Client &>(*heard.kept));
 }
 
 // Its deadline may be what it was when it has been looked at.
@@ -209,7 +177,7 @@ bool Listener::stays_parked(const Client &client)
 
 ClientPtr Listener::unpark(Client &parked)
 {
-    deadlines_of(parked.state()).remove(parked);
+    keeper_.take(parked);
     return owner_of(static_cast<Timed &>(parked));
 }
 
@@ -234,56 +202,26 @@ void Listener::on_ready(ClientPtr client)
     push(std::move(client));
 }
 
-Deadlines &Listener::deadlines_of(ConnState state)
-{
-    switch (state) {
-    case ConnState::KeepAlive:
-        return idle_;
-    case ConnState::Lingering:
-        return linger_;
-    case ConnState::Arriving:
-        return arriving_;
-    default:
-        return io_;
-    }
-}
-
 bool Listener::park(ClientPtr client, Interest what, Duration length, Deadlines::Length kind)
 {
-    Client &parked = *client;
-    if (parked.state() == ConnState::Lingering && mode_.load() != Mode::Serve)
+    if (client->state() == ConnState::Lingering && mode_.load() != Mode::Serve)
         length = std::min(length, kEndLingerTime);
-    int error;
-    bool wake;
-    {
-        // Armed under the lock: the listener may have the connection, and close it, the moment this is released.
-        Lock lock(mu_);
-        Deadlines &deadlines = deadlines_of(parked.state());
-        deadlines.add(parked, length, now(), kind);
-        wake = parked.expires < sleeps_until_.load();
-        error = poller_.arm(parked.fd(), parked, what);
-        if (error)
-            deadlines.remove(parked);
-        else
-            static_cast<void>(client.release()); // it is the listener's now
-    }
-    if (error) {
-        drop_unpolled(std::move(client), error);
+    Client &parked = *client.release();
+    if (const int error = keeper_.keep(parked, what, length, now(), kind)) {
+        drop_unpolled(owner_of(static_cast<Timed &>(parked)), error);
         return false;
     }
     if (mode_.load() != Mode::Serve) {
         hand_over_at_.store(0);
-        wake = true;
+        keeper_.wake();
     }
-    if (wake)
-        poller_.wake();
     return true;
 }
 
 void Listener::hold(ClientPtr client)
 {
     suspended_.hold(std::move(client));
-    poller_.wake(); // it may be let go already, and is looked at once per second from now on
+    keeper_.wake(); // it may be let go already, and is looked at once per second from now on
 }
 
 void Listener::give_back_released()
@@ -296,29 +234,13 @@ void Listener::give_back_released()
 
 void Listener::add_timer(Duration delay, TimedCallback callback)
 {
-    bool wake;
-    {
-        Lock lock(mu_);
-        const Time due = later(now(), std::max<Duration>(delay, 0));
-        timers_.add(due, callback);
-        wake = due < sleeps_until_.load();
-    }
-    if (wake)
-        poller_.wake();
+    keeper_.add_timer(later(now(), std::max<Duration>(delay, 0)), callback);
 }
 
 void Listener::run_timers(Time now)
 {
-    for (;;) {
-        std::optional<TimedCallback> due;
-        {
-            Lock lock(mu_);
-            due = timers_.pop_due(now);
-        }
-        if (!due)
-            return;
+    while (const std::optional<TimedCallback> due = keeper_.take_due(now))
         scheduler_.push(*new TimerTask(*this, *due));
-    }
 }
 
 // An idle connection of HTTP/2 that is to end has less time than KeepAliveTimeout.
@@ -331,28 +253,16 @@ CloseReason Listener::why_expired(const Client &client) const
 
 void Listener::expire(Time now)
 {
-    for (;;) {
-        Timed *item;
-        {
-            Lock lock(mu_);
-            item = idle_.pop_expired(now);
-            if (!item)
-                item = io_.pop_expired(now);
-            if (!item)
-                item = linger_.pop_expired(now);
-            if (!item)
-                item = arriving_.pop_expired(now);
-        }
-        if (!item)
-            return;
-        ClientPtr client = owner_of(*item);
+    while (Kept *expired = keeper_.take_expired(now)) {
+        ClientPtr client = owner_of(static_cast<Timed &>(*expired));
+        const CloseReason reason = why_expired(*client);
         if (client->state() == ConnState::Arriving)
             too_late(std::move(client), now);
         else if (const Duration rest = client->take_sleep();
                  rest > 0 && client->state() == ConnState::KeepAlive && !hurried())
             lie_down(std::move(client), rest, now);
         else
-            begin_close(std::move(client), ConnEvent::Expired, why_expired(*client));
+            begin_close(std::move(client), ConnEvent::Expired, reason);
     }
 }
 

@@ -27,13 +27,9 @@ void Listener::on_lingering(Client &parked)
         rv = apr_socket_recv(parked.session()->socket(), nowhere, &length);
     }
     const bool more = rv == APR_SUCCESS || APR_STATUS_IS_EAGAIN(rv);
-    if (more && poller_.arm(parked.fd(), parked, Interest::ReadableOnce) == 0)
+    if (more && keeper_.hear_again(parked) == 0)
         return;
-    ClientPtr client;
-    {
-        Lock lock(mu_);
-        client = unpark(parked);
-    }
+    ClientPtr client = unpark(parked);
     close(std::move(client), ConnEvent::PeerGone, CloseReason::ClientClosed);
 }
 
@@ -56,13 +52,10 @@ void Listener::close(ClientPtr client, ConnEvent event, CloseReason reason)
 
 void Listener::drop(ClientPtr client)
 {
-    {
-        Lock lock(mu_);
-        poller_.forget(client->fd(), *client);
-    }
+    keeper_.forget(*client);
     client.reset();
     if (acceptor_.pausing() || mode_.load() != Mode::Serve)
-        poller_.wake();
+        keeper_.wake();
 }
 
 // A worker flushes and shuts it down; one that lingers already is dropped.
@@ -85,19 +78,12 @@ void Listener::begin_close(ClientPtr client, ConnEvent event, CloseReason reason
 void Listener::shed_idle()
 {
     std::vector<Timed *> idle;
-    {
-        Lock lock(mu_);
-        idle_.collect(idle);
-    }
+    keeper_.collect(ConnState::KeepAlive, idle);
     for (Timed *item : idle) {
         auto &parked = static_cast<Client &>(*item);
         if ((hands_over() && !parked.live()) || parked.input_waits())
             continue;
-        ClientPtr client;
-        {
-            Lock lock(mu_);
-            client = unpark(parked);
-        }
+        ClientPtr client = unpark(parked);
         begin_close(std::move(client), ConnEvent::Shed, CloseReason::ChildEnds);
     }
 }
@@ -111,11 +97,10 @@ void Listener::shed_oldest(int count)
     std::vector<Timed *> halves;
     std::vector<Timed *> idle;
     {
-        Lock lock(mu_);
         std::vector<Timed *> arriving;
         std::vector<Timed *> silent;
-        arriving_.collect(arriving);
-        idle_.collect(idle);
+        keeper_.collect(ConnState::Arriving, arriving);
+        keeper_.collect(ConnState::KeepAlive, idle);
         for (Timed *item : arriving)
             (static_cast<Client *>(item)->arriving().holds_part() ? halves : silent).push_back(item);
         for (std::vector<Timed *> *list : {&idle, &silent})
@@ -144,11 +129,7 @@ void Listener::shed_oldest(int count)
 
 void Listener::shed(Client &parked)
 {
-    ClientPtr client;
-    {
-        Lock lock(mu_);
-        client = unpark(parked);
-    }
+    ClientPtr client = unpark(parked);
     if (Session::make_movable(*client, dormancy_))
         close(std::move(client), ConnEvent::Dropped, CloseReason::Shed); // no goodbye, no lingering
     else if (client->state() == ConnState::KeepAlive)
@@ -163,19 +144,12 @@ void Listener::shed_silent()
     if (hands_over())
         return;
     std::vector<Timed *> arriving;
-    {
-        Lock lock(mu_);
-        arriving_.collect(arriving);
-    }
+    keeper_.collect(ConnState::Arriving, arriving);
     for (Timed *item : arriving) {
         auto &parked = static_cast<Client &>(*item);
         if (parked.live() || parked.input_waits())
             continue;
-        ClientPtr client;
-        {
-            Lock lock(mu_);
-            client = unpark(parked);
-        }
+        ClientPtr client = unpark(parked);
         close(std::move(client), ConnEvent::Dropped, CloseReason::ChildEnds);
     }
 }

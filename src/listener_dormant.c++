@@ -53,16 +53,12 @@ void Listener::on_arriving(Client &parked)
     const bool waits = progress != Progress::Complete && progress != Progress::Closed;
     if (waits && parked.arriving().begins() == begun)
         return;
-    ClientPtr client;
-    {
-        Lock lock(mu_);
-        client = unpark(parked);
-        if (waits) {
-            if (client->state() == ConnState::KeepAlive)
-                client->transit(ConnEvent::Begun);
-            const Duration length = client->request_timeout();
-            return arriving_.add(*client.release(), length, parked.arriving().begins(), Deadlines::Length::Odd);
-        }
+    ClientPtr client = unpark(parked);
+    if (waits) {
+        if (client->state() == ConnState::KeepAlive)
+            client->transit(ConnEvent::Begun);
+        const Duration length = client->request_timeout();
+        return keeper_.keep_on(*client.release(), length, parked.arriving().begins(), Deadlines::Length::Odd);
     }
     if (progress == Progress::Closed)
         return close(std::move(client), ConnEvent::PeerGone, CloseReason::ClientClosed);
@@ -81,8 +77,7 @@ void Listener::lie_down(ClientPtr client, Duration rest, Time now)
 {
     if (Session::release(*client, dormancy_) && asleep_.fetch_add(1) + 1 == kManyAsleep)
         callbacks_.notify(callbacks_.child);
-    Lock lock(mu_);
-    idle_.add(*client.release(), rest, now);
+    keeper_.keep_on(*client.release(), rest, now);
 }
 
 // Unless it has sent enough to be given more time, httpd answers what is here, if that can be answered: 408 to half a
@@ -91,10 +86,8 @@ void Listener::too_late(ClientPtr client, Time now)
 {
     client->arriving().count_unread();
     const Duration left = later(client->arriving().begins(), client->request_timeout()) - now;
-    if (left > 0) {
-        Lock lock(mu_);
-        return arriving_.add(*client.release(), left, now, Deadlines::Length::Odd);
-    }
+    if (left > 0)
+        return keeper_.keep_on(*client.release(), left, now, Deadlines::Length::Odd);
     give_up_arriving(std::move(client));
 }
 

@@ -28,7 +28,7 @@ void Listener::part(Duration patience)
 void Listener::look_again_for_http2()
 {
     sheds_http2_.store(true);
-    poller_.wake();
+    keeper_.wake();
 }
 
 void Listener::drain(bool hands_over)
@@ -42,7 +42,7 @@ void Listener::drain(bool hands_over)
 void Listener::set_mode(Mode mode)
 {
     mode_.store(mode);
-    poller_.wake();
+    keeper_.wake();
 }
 
 void Listener::follow_mode(Time now)
@@ -56,14 +56,8 @@ void Listener::follow_mode(Time now)
     }
     // In a hurry the whole generation ends, and the next one takes what is waiting.
     acceptor_.close(now, mode == Mode::Hurry ? Acceptor::Waiting::Stay : Acceptor::Waiting::AreTaken);
-    if (seen_mode_ == Mode::Serve) {
-        Lock lock(mu_);
-        std::vector<Timed *> lingering;
-        while (Timed *item = linger_.pop_expired(kNever))
-            lingering.push_back(item);
-        for (Timed *item : lingering)
-            linger_.add(*item, kEndLingerTime, now);
-    }
+    if (seen_mode_ == Mode::Serve)
+        keeper_.limit_lingering(kEndLingerTime, now);
     if (std::exchange(seen_mode_, mode) != mode)
         hand_over_at_.store(0);
     const bool due = now >= hand_over_at_.load(); // something has been parked
@@ -93,12 +87,7 @@ bool Listener::drained(Time now)
     const unsigned open = slot_.connections();
     if (open == 0)
         return true;
-    Time next_timer;
-    {
-        Lock lock(mu_);
-        next_timer = timers_.next();
-    }
-    if (open != slot_.suspended() || next_timer != kNever || suspended_.callbacks_running()) {
+    if (open != slot_.suspended() || keeper_.next_timer() != kNever || suspended_.callbacks_running()) {
         orphaned_since_ = kNever;
         return false;
     }
@@ -114,22 +103,17 @@ bool Listener::drained(Time now)
 void Listener::describe(std::vector<std::string> &lines, Time now)
 {
     suspended_.describe(lines);
-    std::vector<Timed *> waiting;
-    Lock lock(mu_);
-    io_.collect(waiting);
-    for (const Timed *item : waiting)
-        lines.push_back(static_cast<const Client *>(item)->session()->describe(now - (item->expires - item->length)));
+    keeper_.for_each(ConnState::WaitIo, [&](const Kept &kept) {
+        lines.push_back(static_cast<const Client &>(kept).session()->describe(now - (kept.expires - kept.length)));
+    });
 }
 
 // They can't move. Those that have just had a stream are given a pause, those that have had none yet a little longer.
 void Listener::shed_http2(Time now)
 {
     std::vector<Timed *> parked;
-    {
-        Lock lock(mu_);
-        idle_.collect(parked);
-        io_.collect(parked);
-    }
+    keeper_.collect(ConnState::KeepAlive, parked);
+    keeper_.collect(ConnState::WaitIo, parked);
     for (Timed *item : parked) {
         auto &client = static_cast<Client &>(*item);
         const bool idle = client.state() == ConnState::KeepAlive;
@@ -137,18 +121,11 @@ void Listener::shed_http2(Time now)
             continue;
         const bool shed = idle && now - (client.expires - client.length) >= Goodbye::kPause && !client.input_waits();
         static_cast<void>(client.take_sleep());
-        ClientPtr leaving;
-        {
-            Lock lock(mu_);
-            Deadlines &deadlines = deadlines_of(client.state());
-            ClientPtr owned = unpark(client);
-            if (shed)
-                leaving = std::move(owned);
-            else
-                deadlines.add(*owned.release(), idle ? Goodbye::kPause : Goodbye::kFirstTime, now);
-        }
-        if (leaving)
-            begin_close(std::move(leaving), ConnEvent::Shed, CloseReason::ChildEnds);
+        ClientPtr taken = unpark(client);
+        if (shed)
+            begin_close(std::move(taken), ConnEvent::Shed, CloseReason::ChildEnds);
+        else
+            keeper_.keep_on(*taken.release(), idle ? Goodbye::kPause : Goodbye::kFirstTime, now);
     }
 }
 

@@ -40,10 +40,7 @@ bool Listener::may_hand_over(Time now)
 // The poller must have forgotten it before it travels, or its events would go on coming here. True: it has gone.
 bool Listener::send(const Parcel &parcel, ClientPtr &client)
 {
-    {
-        Lock lock(mu_);
-        poller_.forget(client->fd(), *client);
-    }
+    keeper_.forget(*client);
     if (channel_.send(parcel, client->fd()) != 0)
         return false;
     client->end(ConnEvent::Sent, CloseReason::Moved);
@@ -61,11 +58,7 @@ Listener::Handed Listener::hand_over_parked(Client &parked)
 {
     const Parcel parcel = parked.parcel();
     const Duration length = parked.length;
-    ClientPtr client;
-    {
-        Lock lock(mu_);
-        client = unpark(parked);
-    }
+    ClientPtr client = unpark(parked);
     if (send(parcel, client))
         return Handed::Over;
     static_cast<void>(client->take_sleep());
@@ -85,10 +78,8 @@ void Listener::make_room(int count)
 {
     const int room = std::min<long>(count, acceptor_.room_elsewhere());
     std::vector<Timed *> idle;
-    if (room > 0) {
-        Lock lock(mu_);
-        idle_.collect(idle);
-    }
+    if (room > 0)
+        keeper_.collect(ConnState::KeepAlive, idle);
     int sent = 0;
     for (auto item = idle.begin(); item != idle.end() && sent < room; ++item) {
         auto &parked = static_cast<Client &>(**item);
@@ -140,9 +131,8 @@ void Listener::hand_over_all(Time now)
     hand_over_at_.store(kNever);
     std::vector<Timed *> parked;
     if (hands_over()) {
-        Lock lock(mu_);
-        idle_.collect_unseen(parked);
-        arriving_.collect_unseen(parked);
+        keeper_.collect_unseen(ConnState::KeepAlive, parked);
+        keeper_.collect_unseen(ConnState::Arriving, parked);
     }
     if (parked.empty() && !scheduler_.others_wait())
         return;
@@ -152,8 +142,7 @@ void Listener::hand_over_all(Time now)
     for (Timed *item : parked) {
         auto &client = static_cast<Client &>(*item);
         if (!Session::make_movable(client, dormancy_)) {
-            Lock lock(mu_);
-            item->seen = true; // and so are all before it: they need not be looked at again
+            keeper_.set_seen(client); // and so are all before it: they need not be looked at again
             continue;
         }
         if (hand_over_parked(client) != Handed::Over)

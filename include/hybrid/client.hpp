@@ -6,8 +6,7 @@
 #include "hybrid/channel.hpp"
 #include "hybrid/close_reason.hpp"
 #include "hybrid/conn_state.hpp"
-#include "hybrid/deadlines.hpp"
-#include "hybrid/poller.hpp"
+#include "hybrid/keeper.hpp"
 #include "hybrid/scheduler.hpp"
 #include "hybrid/slot.hpp"
 
@@ -55,7 +54,7 @@ struct Peer {
 
 /// Exactly one owner at a time, and only the owner calls anything here; owners are a worker's turn, the scheduler's
 /// queue, and the listener (conn_state.def says which, for each state).
-class Client : public Runnable, public Timed, public PollTarget {
+class Client : public Runnable, public Kept {
   public:
     /// Takes an accepted socket. `turn` is what a worker runs on it. Listener. nullptr: no memory.
     static ClientPtr accept(const Peer &peer, Slot &slot, Run turn);
@@ -65,7 +64,6 @@ class Client : public Runnable, public Timed, public PollTarget {
     /// What is said of it on its way. Requires: it has no session.
     Parcel parcel() const;
 
-    ConnState state() const { return state_; }
     /// Where the state changes; asserts that the table knows the step. An event that ends the client, or goes on with
     /// that, comes with a reason, of which the first counts.
     void transit(ConnEvent event);
@@ -85,7 +83,6 @@ class Client : public Runnable, public Timed, public PollTarget {
     int keepalives() const { return keepalives_; }
     const std::string &log_id() const { return log_id_; }
 
-    int fd() const { return peer_.fd; }
     const Peer &peer() const { return peer_; }
     Slot &slot() const { return slot_; }
     Arriving &arriving() { return arriving_; }
@@ -127,7 +124,6 @@ class Client : public Runnable, public Timed, public PollTarget {
     Slot &slot_;
     Peer peer_;
     Arriving arriving_;
-    ConnState state_ = kConnEntry;
     ConnState before_ready_ = kConnEntry;
     std::optional<CloseReason> reason_; // once it is about to end
     bool refused_ = false;

@@ -7,12 +7,11 @@
 #include "hybrid/acceptor.hpp"
 #include "hybrid/client.hpp"
 #include "hybrid/dormancy.hpp"
+#include "hybrid/keeper.hpp"
 #include "hybrid/look_again.hpp"
-#include "hybrid/poller.hpp"
 #include "hybrid/pools.hpp"
 #include "hybrid/role.hpp"
 #include "hybrid/suspended.hpp"
-#include "hybrid/timers.hpp"
 
 #include <atomic>
 #include <span>
@@ -38,39 +37,38 @@ class Listener {
     Listener(const Listener &) = delete;
 
     /// Opens the poller; from then on timers can be added. errno or 0. Child's main thread.
-    [[nodiscard]] int open() { return poller_.open(); }
+    [[nodiscard]] int open() { return keeper_.open(); }
     /// Registers the listening sockets. errno or 0. Child's main thread, before run().
     [[nodiscard]] int listen(ap_listen_rec *listeners) { return acceptor_.open(listeners); }
     /// One look at everything, and a sleep if there is nothing to do. Requires: the scheduler has told this worker to
     /// poll.
-    void round(Worker &self) EXCLUDES(mu_, polling);
+    void round(Worker &self) EXCLUDES(polling);
     /// The same without a sleep, while all workers are blocked: takes no new connections, and sends those that wait to
     /// children with idle workers. Child's main thread. Requires: Scheduler::stand_in() was true.
     struct Attendance {
         Time again_at;   ///< at the latest; sooner when poll_fd() is readable
         bool wants_help; ///< some wait, and no worker is idle anywhere
     };
-    Attendance attend() EXCLUDES(mu_, polling);
-    int poll_fd() const { return poller_.fd(); }
+    Attendance attend() EXCLUDES(polling);
+    int poll_fd() const { return keeper_.fd(); }
 
     // Any thread from here on.
 
     /// Takes over a connection a worker is done with for now, in a polled state: `what` is waited for, `length` at
     /// most. False: that can't be polled, and has been closed.
-    bool park(ClientPtr client, Interest what, Duration length, Deadlines::Length kind = Deadlines::Length::Usual)
-        EXCLUDES(mu_);
+    bool park(ClientPtr client, Interest what, Duration length, Deadlines::Length kind = Deadlines::Length::Usual);
     /// The same for one in Arriving: for as long as its client may take for the request.
-    void park_arriving(ClientPtr client) EXCLUDES(mu_);
+    void park_arriving(ClientPtr client);
     /// Takes over a connection in Suspended.
     void hold(ClientPtr client);
     /// Closes the socket of a connection in Closed.
     void drop(ClientPtr client);
 
     /// httpd's ap_mpm_register_timed_callback(): runs on a worker, `delay` from now or later.
-    void add_timer(Duration delay, TimedCallback callback) EXCLUDES(mu_);
+    void add_timer(Duration delay, TimedCallback callback);
 
     /// Ends the sleep of the thread that polls.
-    void wake() { poller_.wake(); }
+    void wake() { keeper_.wake(); }
 
     /// No worker is left that could poll, until one comes back: the scoreboard says so. Child's main thread.
     void nobody_polls();
@@ -101,7 +99,7 @@ class Listener {
     bool hurried() const { return mode_.load() >= Mode::Hurry && !(hands_over() && dormancy_.possible()); }
 
     /// Adds a line for each connection that keeps a child which ends, but those that workers have.
-    void describe(std::vector<std::string> &lines, Time now) EXCLUDES(mu_);
+    void describe(std::vector<std::string> &lines, Time now);
 
     bool crowded() const { return acceptor_.crowded(); }
     bool wants_drain() const { return wants_drain_.load(); }
@@ -117,58 +115,56 @@ class Listener {
     static constexpr Duration kEndLingerTime = seconds(2); // for every lingering close once the child ends (S20)
     struct TimerTask;
 
-    bool begin_round(Time now) REQUIRES(polling) EXCLUDES(mu_);
-    void take_in(std::span<const epoll_event> events, Time now) REQUIRES(polling) EXCLUDES(mu_);
-    bool hand_over_waiting(Time now) REQUIRES(polling) EXCLUDES(mu_);
+    bool begin_round(Time now) REQUIRES(polling);
+    void take_in(std::span<const epoll_event> events, Time now) REQUIRES(polling);
+    bool hand_over_waiting(Time now) REQUIRES(polling);
     void refuse_waiting(Time now) REQUIRES(polling);
-    bool send(const Parcel &parcel, ClientPtr &client) EXCLUDES(mu_);
-    bool hand_over(ClientPtr &client) EXCLUDES(mu_);
+    bool send(const Parcel &parcel, ClientPtr &client);
+    bool hand_over(ClientPtr &client);
     enum class Handed { Over, Back, Closed };
-    Handed hand_over_parked(Client &parked) EXCLUDES(mu_);
+    Handed hand_over_parked(Client &parked) REQUIRES(polling);
     bool may_hand_over(Time now) REQUIRES(polling);
-    void hand_over_all(Time now) REQUIRES(polling) EXCLUDES(mu_);
+    void hand_over_all(Time now) REQUIRES(polling);
     static bool between_requests(void *self, Runnable &work);
-    int hand_over_queued(int most) EXCLUDES(mu_);
-    void settle_idle(ClientPtr client) EXCLUDES(mu_);
-    bool park_until(ClientPtr client, Time until) EXCLUDES(mu_);
+    int hand_over_queued(int most);
+    void settle_idle(ClientPtr client);
+    bool park_until(ClientPtr client, Time until);
 
     bool hands_over() const { return hands_over_.load() && channel_; }
     void set_mode(Mode mode);
     void end() REQUIRES(polling);
-    void follow_mode(Time now) REQUIRES(polling) EXCLUDES(mu_);
+    void follow_mode(Time now) REQUIRES(polling);
     void tell_if_quiet() REQUIRES(polling);
-    bool drained(Time now) REQUIRES(polling) EXCLUDES(mu_);
-    Time next_due(Time now) REQUIRES(polling) EXCLUDES(mu_);
-    std::span<const epoll_event> wait(Worker &self, Time now) REQUIRES(polling) EXCLUDES(mu_);
+    bool drained(Time now) REQUIRES(polling);
+    Time next_due(Time now) REQUIRES(polling);
+    std::span<const epoll_event> wait(Worker &self, Time now) REQUIRES(polling);
     std::span<const epoll_event> look(Time begin) REQUIRES(polling);
-    void on_accepted(ClientPtr client) REQUIRES(polling) EXCLUDES(mu_);
-    void on_event(const epoll_event &event, Time now) REQUIRES(polling) EXCLUDES(mu_);
-    bool concerns_us(Client &client) REQUIRES(polling, mu_);
+    void on_accepted(ClientPtr client) REQUIRES(polling);
+    void on_event(const epoll_event &event, Time now) REQUIRES(polling);
     static bool stays_parked(const Client &client);
-    ClientPtr unpark(Client &parked) REQUIRES(mu_);
-    void on_ready(ClientPtr client) REQUIRES(polling) EXCLUDES(mu_);
-    void on_parked_ready(Client &parked) REQUIRES(polling) EXCLUDES(mu_);
-    void on_lingering(Client &parked) REQUIRES(polling) EXCLUDES(mu_);
-    void on_arriving(Client &parked) REQUIRES(polling) EXCLUDES(mu_);
-    void lie_down(ClientPtr client, Duration rest, Time now) REQUIRES(polling) EXCLUDES(mu_);
+    ClientPtr unpark(Client &parked) REQUIRES(polling);
+    void on_ready(ClientPtr client) REQUIRES(polling);
+    void on_parked_ready(Client &parked) REQUIRES(polling);
+    void on_lingering(Client &parked) REQUIRES(polling);
+    void on_arriving(Client &parked) REQUIRES(polling);
+    void lie_down(ClientPtr client, Duration rest, Time now) REQUIRES(polling);
     void give_up_arriving(ClientPtr client);
-    void too_late(ClientPtr client, Time now) REQUIRES(polling) EXCLUDES(mu_);
+    void too_late(ClientPtr client, Time now) REQUIRES(polling);
     void wake_up(ClientPtr client, ConnEvent event);
     void push(ClientPtr client) { scheduler_.push(*client.release()); }
-    void expire(Time now) REQUIRES(polling) EXCLUDES(mu_);
+    void expire(Time now) REQUIRES(polling);
     CloseReason why_expired(const Client &client) const;
-    void run_timers(Time now) REQUIRES(polling) EXCLUDES(mu_);
+    void run_timers(Time now) REQUIRES(polling);
     void give_back_released();
-    void make_room(int count) REQUIRES(polling) EXCLUDES(mu_);
-    void shed_http2(Time now) REQUIRES(polling) EXCLUDES(mu_);
-    void shed_idle() REQUIRES(polling) EXCLUDES(mu_);
-    void shed_oldest(int count) REQUIRES(polling) EXCLUDES(mu_);
-    void shed_silent() REQUIRES(polling) EXCLUDES(mu_);
-    void shed(Client &parked) REQUIRES(polling) EXCLUDES(mu_);
+    void make_room(int count) REQUIRES(polling);
+    void shed_http2(Time now) REQUIRES(polling);
+    void shed_idle() REQUIRES(polling);
+    void shed_oldest(int count) REQUIRES(polling);
+    void shed_silent() REQUIRES(polling);
+    void shed(Client &parked) REQUIRES(polling);
     void begin_close(ClientPtr client, ConnEvent event, CloseReason reason);
     void close(ClientPtr client, ConnEvent event, CloseReason reason);
     void drop_unpolled(ClientPtr client, int error);
-    Deadlines &deadlines_of(ConnState state) REQUIRES(mu_);
 
     Slot &slot_;
     Scheduler &scheduler_;
@@ -179,7 +175,7 @@ class Listener {
     const Channel channel_;
     ap_filter_rec_t *const tls_filter_;
     const std::size_t most_waiting_; // 0: no bound
-    Poller poller_;
+    Keeper keeper_;
     Acceptor acceptor_;
     Suspended suspended_;
     std::atomic<Mode> mode_{Mode::Serve};
@@ -193,7 +189,6 @@ class Listener {
     std::atomic<bool> ended_{false};
 
     std::atomic<bool> unattended_{false};
-    std::atomic<Time> sleeps_until_{0}; // the thread that polls; 0: it is awake
     std::atomic<Time> unpolled_quiet_until_{0};
 
     std::atomic<bool> polled_{false}; // see Polls
@@ -205,13 +200,6 @@ class Listener {
     Time hand_over_waiting_at_ GUARDED_BY(polling) = 0;
     Time refusal_told_at_ GUARDED_BY(polling) = 0;
     LookAgain look_again_ GUARDED_BY(polling);
-
-    Mutex mu_;
-    Deadlines idle_ GUARDED_BY(mu_);     // KeepAlive
-    Deadlines io_ GUARDED_BY(mu_);       // WaitIo, WriteCompletion
-    Deadlines linger_ GUARDED_BY(mu_);   // Lingering
-    Deadlines arriving_ GUARDED_BY(mu_); // Arriving
-    Timers timers_ GUARDED_BY(mu_);
 };
 
 } // namespace hybrid
