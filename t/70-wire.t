@@ -6,6 +6,7 @@ use warnings;
 use Test::More;
 use Digest::MD5 qw(md5_hex);
 use File::Path qw(make_path);
+use IO::Socket::SSL (); # not when the first client is timed
 use Socket qw(IPPROTO_TCP TCP_NODELAY);
 use Time::HiRes qw(usleep);
 use Hybrid::Backends;

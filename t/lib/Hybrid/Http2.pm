@@ -25,7 +25,7 @@ sub new {
     my ($class, $port, %option) = @_;
     my @peer = (PeerAddr => $option{host} // '127.0.0.1', PeerPort => $port, Timeout => 10);
     my $tls = $option{tls} // 1;
-    my $socket = $tls ? IO::Socket::SSL->new(@peer, SSL_verify_mode => 0, SSL_hostname => 'localhost', SSL_alpn_protocols => ['h2'])
+    my $socket = $tls ? IO::Socket::SSL->new(@peer, SSL_verify_mode => 0, SSL_ca => [], SSL_hostname => 'localhost', SSL_alpn_protocols => ['h2'])
         : IO::Socket::INET->new(@peer);
     return if !$socket || ($tls && ($socket->alpn_selected // '') ne 'h2');
     my $self = bless { socket => $socket, tls => $tls, buffer => '', next => 1, stream => {}, goaway => [], waits => 0 }, $class;
