@@ -6,10 +6,12 @@ use warnings;
 use Test::More;
 use Digest::MD5 qw(md5_hex);
 use File::Path qw(make_path);
+use IO::Socket::SSL (); # not when the first client is timed
 use Socket qw(IPPROTO_TCP TCP_NODELAY);
 use Time::HiRes qw(usleep);
 use Hybrid::Backends;
 use Hybrid::Client;
+use Hybrid::Http2;
 use Hybrid::Load qw(h2load run_command);
 use Hybrid::Pair;
 use Hybrid::Server;
@@ -38,7 +40,9 @@ printf 'Content-Type: text/plain\r\n\r\n'
 exec md5sum
 SH
 my $cgi = <<'CONF';
-ScriptSock @ROOT@/run/cgisock
+<IfModule mod_cgid.c>
+    ScriptSock @ROOT@/run/cgisock
+</IfModule>
 ScriptAlias /cgi/ @ROOT@/docs/cgi/
 <Directory @ROOT@/docs/cgi>
     Options +ExecCGI
@@ -52,12 +56,14 @@ $backend->start;
 my $fpm = Hybrid::Backends->php_fpm($backend->root);
 my ($web_socket, $echo) = (Hybrid::Backends->web_socket, Hybrid::Backends->echo);
 
+# mod_cgid's daemon forks for a script, or mod_cgi the child itself.
 sub server {
-    my ($mpm, $n) = @_;
-    my @modules = qw(alias cgid dav dav_fs ssl socache_shmcb http2 reqtimeout);
+    my ($mpm, $n, $cgi_module) = @_;
+    my @modules = ($cgi_module, qw(alias dav dav_fs ssl socache_shmcb http2 reqtimeout));
     push @modules, map { "proxy$_" } '', qw(_http _fcgi _wstunnel _connect);
     my @backends = ($backend->root, map { $_->port } $backend, $web_socket, $echo);
-    my $s = Hybrid::Server->new(mpm => $mpm, ports => Hybrid::Wire::ports($n), modules => \@modules, level => 'info',
+    my $ports = Hybrid::Wire::ports($n, $cgi_module eq 'cgi' ? 1 : 0);
+    my $s = Hybrid::Server->new(mpm => $mpm, ports => $ports, modules => \@modules, level => 'info',
         conf => sprintf <<'CONF', $cgi, @backends, Hybrid::Server->tls_vhost);
 %s
 Protocols h2 h2c http/1.1
@@ -85,8 +91,9 @@ CONF
     return $s->start;
 }
 
-my @servers = (server(Hybrid::Server::mpm(), 1), server('event', 2));
-my $pair = Hybrid::Pair->new(@servers);
+my @servers = map { (server(Hybrid::Server::mpm(), 1, $_), server('event', 2, $_)) } 'cgid', 'cgi';
+my ($pair, $forking_pair) = map { Hybrid::Pair->new(@servers[ $_, $_ + 1 ]) } 0, 2;
+sub pair_for { my ($target) = @_; return $target eq 'mod_cgi' ? $forking_pair : $pair }
 sub use_relay { $relay = Hybrid::Wire->relay(map { ($_->port(1), $_->port(2)) } @servers) }
 use_relay() if $why_not;
 
@@ -112,7 +119,7 @@ sub text {
 
 my %target = (
     file => 'POST /index.html', CGI => 'POST /cgi/digest', 'php-fpm' => 'POST /digest.php', proxy => 'POST /back/cgi/digest',
-    DAV => 'PUT /dav/NAME',
+    mod_cgi => 'POST /cgi/digest', DAV => 'PUT /dav/NAME',
 );
 sub target { my ($target, $name) = @_; return $target{$target} =~ s/NAME/$name \/\/ 'x'/er }
 
@@ -135,7 +142,7 @@ sub stored {
 # One after another on a connection, or each on its own.
 sub uploads {
     my ($kind, $target, $how, @which) = @_;
-    $pair->same("$kind, to $target, $how", sub {
+    pair_for($target)->same("$kind, to $target, $how", sub {
         my ($server, $note) = @_;
         my $client;
         for my $size (@which) {
@@ -161,7 +168,7 @@ sub uploads {
 
 sub pipelined {
     my ($kind, $target, $how, @which) = @_;
-    $pair->same("$kind, to $target, $how, pipelined", sub {
+    pair_for($target)->same("$kind, to $target, $how, pipelined", sub {
         my ($server, $note) = @_;
         $note->('all of them', sub {
             my $client = client($server, $kind);
@@ -182,16 +189,15 @@ for my $kind ('plain', 'TLS') {
         uploads($kind, $target, 'chunked', @sizes);
         pipelined($kind, $target, 'chunked', @sizes);
     }
-    uploads($kind, 'CGI', 'alone', @sizes);
+    uploads($kind, $_, 'alone', @sizes) for 'CGI', 'mod_cgi';
 }
 
 # Each by a curl of its own (7.88 can't use an unencrypted connection twice), which says how long it took. One of a hundred
-# fails at once in its framing layer, with either server: that one is tried again. Not to a file: mod_http2 sends RST_STREAM
-# for a body that nobody reads, and curl fails or waits then, with either server.
+# fails at once in its framing layer, with either server: that one is tried again. Not to a file: see below.
 sub uploads_h2 {
     my ($kind, $target, @which) = @_;
     my @how = $kind eq 'TLS' ? ('--http2', '--insecure') : '--http2-prior-knowledge';
-    $pair->same("HTTP/2 $kind, to $target", sub {
+    pair_for($target)->same("HTTP/2 $kind, to $target", sub {
         my ($server, $note) = @_;
         for my $size (@which) {
             my $file = body_file($server, $size);
@@ -224,15 +230,36 @@ sub body_file {
 
 for my $target (grep { $_ ne 'file' } sort keys %target) {
     uploads_h2('plain', $target, @sizes, $million);
-    uploads_h2('TLS', $target, @sizes) if $target =~ /CGI|DAV/;
+    uploads_h2('TLS', $target, @sizes) if $target =~ /cgi|DAV/i;
 }
+
+# A file is the answer to a POST, and nobody reads the body: mod_http2 says RST_STREAM without an error when it has
+# answered. Then curl fails or waits, with either server; a client of frames goes on with the next on the same connection.
+sub uploads_h2_to_file {
+    my ($kind, @which) = @_;
+    $pair->same("HTTP/2 $kind, to file", sub {
+        my ($server, $note) = @_;
+        my $h2 = Hybrid::Http2->new(port($server, $kind eq 'TLS' ? 2 : 1), tls => $kind eq 'TLS') or die "no HTTP/2\n";
+        $h2->socket->setsockopt(IPPROTO_TCP, TCP_NODELAY, 1);
+        my $told = sub {
+            my ($id) = @_;
+            $h2->listen(15, sub { $h2->done($id) });
+            my $answer = $h2->answer($id) || { lost => 'not answered' };
+            return join ' ', map { $answer->{$_} // '' } qw(status lost body);
+        };
+        $note->("$_ bytes", sub { return $told->($h2->upload('/index.html', body($_), 15)) }) for @which;
+        $note->('and a GET', sub { return $told->($h2->request('/index.html')) });
+    });
+}
+uploads_h2_to_file($_, @sizes, $million) for 'plain', 'TLS';
 
 # $count uploads on a connection each, $streams at a time.
 sub several_h2 {
-    my ($kind, $size, $count, $connections, $streams) = @_;
-    $pair->same("HTTP/2 $kind, $count of $size bytes, $connections connections, $streams at a time", sub {
+    my ($kind, $target, $size, $count, $connections, $streams) = @_;
+    pair_for($target)->same("HTTP/2 $kind, to $target, $count of $size bytes, $connections connections, $streams at a time", sub {
         my ($server, $note) = @_;
-        my $url = ($kind eq 'TLS' ? 'https' : 'http') . '://127.0.0.1:' . port($server, $kind eq 'TLS' ? 2 : 1) . '/cgi/digest';
+        my (undef, $path) = split ' ', target($target);
+        my $url = ($kind eq 'TLS' ? 'https' : 'http') . '://127.0.0.1:' . port($server, $kind eq 'TLS' ? 2 : 1) . $path;
         $note->('h2load', sub {
             my $load = h2load($count, $connections, $streams, $url, '-d', body_file($server, $size));
             my ($time, $unit) = $load->{text} =~ /finished in ([\d.]+)(us|ms|s)/ or die "h2load: $load->{text}\n";
@@ -242,8 +269,8 @@ sub several_h2 {
     });
 }
 for my $kind ('plain', 'TLS') {
-    several_h2($kind, $_, 10, 1, 1) for 100, 4097, 32_769, 65_537;
-    several_h2($kind, $_, 40, 4, 5) for 8192, 32_769;
+    several_h2($kind, 'CGI', $_, 10, 1, 1) for 100, 4097, 32_769, 65_537;
+    several_h2($kind, $_, 8192, 40, 4, 5), several_h2($kind, $_, 32_769, 40, 4, 5) for 'CGI', 'mod_cgi', 'file';
 }
 
 # Lengths of heads, of their fields, and how many there are; Limit* are httpd's own: lines of 8190, a hundred fields.

@@ -28,7 +28,8 @@ sub new {
     $socket->setsockopt(SOL_SOCKET, SO_RCVBUF, pack 'i', $option{rcvbuf}) if $option{rcvbuf};
     if ($option{tls}) {
         require IO::Socket::SSL;
-        IO::Socket::SSL->start_SSL($socket, SSL_verify_mode => 0, SSL_hostname => $option{sni} // 'localhost',
+        # Without SSL_ca it would read all of the machine's certificates, for 20 ms of CPU time.
+        IO::Socket::SSL->start_SSL($socket, SSL_verify_mode => 0, SSL_ca => [], SSL_hostname => $option{sni} // 'localhost',
             SSL_alpn_protocols => ['http/1.1']) or croak "TLS: $IO::Socket::SSL::SSL_ERROR";
     }
     $socket->autoflush(1);

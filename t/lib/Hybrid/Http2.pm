@@ -5,6 +5,7 @@ package Hybrid::Http2;
 #
 #   my $h2 = Hybrid::Http2->new($port);            # TLS; ($port, tls => 0) is h2c; undef: no connection, or no HTTP/2
 #   my $id = $h2->request('/path');                # ('/path', body => $bytes) is a POST; (hold => 1) leaves it open
+#   my $id = $h2->upload('/path', $bytes, 10);     # a POST larger than the server's windows, for 10 s at most
 #   $h2->listen(10, sub { $h2->done($id) });       # takes frames in for 10 s at most, or until that is true
 #   $h2->answer($id);                              # { status, body } when whole, { lost => why } when it never will be
 #   $h2->{goaway};                                 # the GOAWAYs so far, each { last, error, text }
@@ -15,23 +16,26 @@ use warnings;
 use IO::Select;
 use IO::Socket::INET;
 use IO::Socket::SSL;
+use List::Util qw(min);
 use Hybrid::Wait;
 
 my %DIGIT = map { my $d = $_; ($d < 3 ? sprintf '%05b', $d : sprintf '%06b', 0b011001 + $d - 3) => $d } 0 .. 9; # Huffman's
 my %STATUS = (8 => 200, 9 => 204, 10 => 206, 11 => 304, 12 => 400, 13 => 404, 14 => 500);
 my $WINDOW = 2**31 - 1;
+my $FIRST_WINDOW = 65_535; # for a server's frames and for ours, until somebody says otherwise
 
 sub new {
     my ($class, $port, %option) = @_;
     my @peer = (PeerAddr => $option{host} // '127.0.0.1', PeerPort => $port, Timeout => 10);
     my $tls = $option{tls} // 1;
-    my $socket = $tls ? IO::Socket::SSL->new(@peer, SSL_verify_mode => 0, SSL_hostname => 'localhost', SSL_alpn_protocols => ['h2'])
+    my $socket = $tls ? IO::Socket::SSL->new(@peer, SSL_verify_mode => 0, SSL_ca => [], SSL_hostname => 'localhost', SSL_alpn_protocols => ['h2'])
         : IO::Socket::INET->new(@peer);
     return if !$socket || ($tls && ($socket->alpn_selected // '') ne 'h2');
-    my $self = bless { socket => $socket, tls => $tls, buffer => '', next => 1, stream => {}, goaway => [], waits => 0 }, $class;
+    my $self = bless { socket => $socket, tls => $tls, buffer => '', next => 1, stream => {}, goaway => [], waits => 0,
+        room => $FIRST_WINDOW, stream_room => $FIRST_WINDOW }, $class;
     # No table for headers, and windows that never close unless a test wants that.
     my $settings = pack('nNnN', 1, 0, 4, $option{window} // $WINDOW);
-    my $more = $option{window} ? '' : frame(8, 0, 0, pack 'N', $WINDOW - 65_535);
+    my $more = $option{window} ? '' : frame(8, 0, 0, pack 'N', $WINDOW - $FIRST_WINDOW);
     $self->write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" . frame(4, 0, 0, $settings) . $more);
     $socket->blocking(0);
     return $self;
@@ -70,10 +74,11 @@ sub encode {
     my $id = $self->{next};
     $self->{next} += 2;
     $self->{waits}++;
-    $self->{stream}{$id} = { body => '' };
+    $self->{stream}{$id} = { body => '', room => 0 };
     my $body = $option{body};
     my $head = (defined $body || $option{hold} ? "\x83" : "\x82") . ($self->{tls} ? "\x87" : "\x86") . "\x04" . text($path) . "\x01" . text('localhost');
-    $head .= "\x0f\x0d" . text(length $body) if defined $body;
+    my $length = $option{announce} // (defined $body ? length $body : undef);
+    $head .= "\x0f\x0d" . text($length) if defined $length;
     my $bytes = frame(1, defined $body || $option{hold} ? 4 : 5, $id, $head);
     $body = '' if !defined $body;
     while (length $body) {
@@ -81,6 +86,30 @@ sub encode {
         $bytes .= frame(0, length $body || $option{hold} ? 0 : 1, $id, $piece);
     }
     return ($bytes, $id);
+}
+
+# Sends as much at a time as the server's windows have room for, and stops when it is answered: a server may leave the rest
+# unread, and says RST_STREAM then. One at a time on a connection.
+sub upload {
+    my ($self, $path, $body, $limit) = @_;
+    my $end = monotonic() + $limit;
+    my $id = $self->request($path, hold => 1, announce => length $body);
+    my $stream = $self->{stream}{$id};
+    my $room = sub { min($self->{room}, $self->{stream_room} + $stream->{room}, 16_384, length $body) };
+    while (!$self->done($id)) {
+        my $size = $room->();
+        if ($size <= 0) {
+            die "no room in the window for $limit s\n" if monotonic() >= $end;
+            $self->listen($end - monotonic(), sub { $self->done($id) || $room->() > 0 });
+            next;
+        }
+        $_->{room} -= $size for $self, $stream;
+        my $piece = substr $body, 0, $size, '';
+        $self->data($id, $piece, last => $body eq '');
+        last if $body eq '';
+        $self->listen(0);
+    }
+    return $id;
 }
 
 sub text { my ($text) = @_; return chr(length $text) . $text } # shorter than 127
@@ -139,7 +168,8 @@ sub take_frames {
 sub take_frame {
     my ($self, $type, $flags, $id, $payload) = @_;
     my $s = $self->{stream}{$id};
-    if ($type == 4) { $self->{greeted} = 1; $self->write(frame(4, 1, 0, '')) if !($flags & 1) }
+    if ($type == 4) { $self->take_settings($flags, $payload) }
+    elsif ($type == 8) { ($id ? $s // {} : $self)->{room} += unpack 'N', $payload }
     elsif ($type == 6 && !($flags & 1)) { $self->write(frame(6, 1, 0, $payload)) }
     elsif ($type == 7) { $self->take_goaway($payload) }
     elsif ($type == 3 && $s) {
@@ -149,6 +179,15 @@ sub take_frame {
     elsif ($type == 1 && $s) { $s->{status} //= status($payload) }
     elsif ($type == 0 && $s) { $s->{body} .= $payload; $s->{size} += length $payload }
     $self->finish($s, whole => 1) if $s && $type < 2 && $flags & 1;
+}
+
+sub take_settings {
+    my ($self, $flags, $payload) = @_;
+    $self->{greeted} = 1;
+    return if $flags & 1;
+    my %settings = unpack '(nN)*', $payload;
+    $self->{stream_room} = $settings{4} if defined $settings{4};
+    $self->write(frame(4, 1, 0, ''));
 }
 
 # What it does not take can be asked elsewhere.

@@ -12,6 +12,7 @@ package Hybrid::Talk;
 #   $talk->{in}, $talk->{times}              # what has come; [seconds since its first piece, length] each time it did
 #   $talk->{piece_times}                     # when each piece was sent
 #
+# alpn: 'http/1.1', or another protocol.
 # before: nothing; 'second', one request and its answer; 'asleep', the same and two seconds more.
 
 use strict;
@@ -28,11 +29,11 @@ $SIG{PIPE} = 'IGNORE';
 our $SLEEP = 2.2; # seconds after which an idle connection is dormant
 my $FIRST = "GET /first HTTP/1.1\r\nHost: x\r\n\r\n";
 my $NEVER = 9e9;
-my $context;
+my %context; # by protocol
 
 sub new {
     my ($class, $port, %option) = @_;
-    my $self = bless { port => $port, before => '', %option, state => 'connects', due => 0 }, $class;
+    my $self = bless { port => $port, before => '', alpn => 'http/1.1', %option, state => 'connects', due => 0 }, $class;
     $self->{$_} = '' for qw(in out);
     $self->{$_} = [] for qw(times piece_times);
     $self->{pieces} = [ @{ $option{pieces} || [] } ];
@@ -116,7 +117,8 @@ sub connect {
     if ($self->{tls}) {
         if (!$self->{is_tls}++) {
             require IO::Socket::SSL;
-            $context ||= IO::Socket::SSL::SSL_Context->new(SSL_verify_mode => 0, SSL_alpn_protocols => ['http/1.1']);
+            my $context = $context{ $self->{alpn} } ||=
+                IO::Socket::SSL::SSL_Context->new(SSL_verify_mode => 0, SSL_alpn_protocols => [ $self->{alpn} ]);
             if (!IO::Socket::SSL->start_SSL($socket, SSL_startHandshake => 0, SSL_reuse_ctx => $context)) {
                 $self->broken('TLS');
                 return 0;

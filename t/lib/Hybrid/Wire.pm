@@ -4,14 +4,15 @@ package Hybrid::Wire;
 # and a server sees it in parts.
 #
 #   my $why_not = Hybrid::Wire::enter;             # first of all: goes on in a network namespace; or says why it can't
-#   my $ports = Hybrid::Wire::ports($n);           # for Hybrid::Server's `ports`: server $n, 1 or 2, has a rate of its own
+#   my $ports = Hybrid::Wire::ports($n, $which);   # for Hybrid::Server's `ports`; side $n, 1 or 2, has a rate of its own,
+#                                                  # for all of its servers: $which is 0, 1, ...
 #   my $relay = Hybrid::Wire->relay(@ports);       # the same without a namespace: a process that passes bytes on,
 #   Hybrid::Client->new($relay->port($ports[0]));  # a segment at a time, until the object is gone
 #
 # HYBRID_WIRE=why in the environment: no namespace is tried, for that reason.
 #
 # In the namespace everything that the test starts goes by this wire: tc's HTB limits what comes from and goes to the
-# ports of each of two servers. Who is not root makes a user namespace for it.
+# ports of each of two sides. Who is not root makes a user namespace for it.
 
 use strict;
 use warnings;
@@ -31,7 +32,7 @@ our $SEGMENT = 1448;       # what of 1500 bytes is TCP's payload
 my $FIRST_PORT = 0x5000;
 
 # Shell commands that make lo of the namespace the wire. Without gso_max_segs the kernel would pass up to 64 kB as one
-# packet. Server $n has the ports from $FIRST_PORT + 256 * $n.
+# packet. Side $n has the ports from $FIRST_PORT + 256 * $n.
 sub setup {
     my $limit = join ' && ', map {
         my ($n, $match) = ($_, sprintf '0x%x 0xff00', $FIRST_PORT + 256 * $_);
@@ -67,8 +68,8 @@ sub in_namespace { return defined $ENV{HYBRID_WIRE} && $ENV{HYBRID_WIRE} eq '' }
 
 # A namespace of one's own has only one's own ports.
 sub ports {
-    my ($n) = @_;
-    return [ map { $FIRST_PORT + 256 * $n + $_ } 1 .. 3 ] if in_namespace();
+    my ($n, $which) = @_;
+    return [ map { $FIRST_PORT + 256 * $n + 3 * ($which // 0) + $_ } 1 .. 3 ] if in_namespace();
     return [ map { Hybrid::Server::free_port() } 1 .. 3 ];
 }
 
