@@ -80,52 +80,75 @@ bool Turn::begin()
 
 void Turn::process()
 {
-    bool again = mailbox().state == CONN_STATE_READ_REQUEST_LINE;
-    int requests = 0;
-    for (;;) {
-        if (again && arriving().timed_out() && arriving().shakes_hands()) { // nobody to say anything to
+    bool begins = mailbox().state == CONN_STATE_READ_REQUEST_LINE;
+    for (int requests = 1;; ++requests, begins = true) {
+        if (begins && arriving().timed_out() && arriving().shakes_hands()) { // nobody to say anything to
             record().aborted = 1;
             return close(CloseReason::RequestTimeout);
         }
-        if (again && !arriving().checked() && !look())
-            return wait_for_rest();
+        if (begins && !arriving().checked() && !probe_request())
+            return await_request();
         // A filter that clogs the input is called from whatever state (S05).
-        if (again || record().clogging_input_filters) {
+        if (begins || record().clogging_input_filters) {
             if (run_hooks() != OK || record().aborted)
                 mailbox().state = CONN_STATE_LINGER;
         }
         arriving().set_checked(false);
-        if (mailbox().state == CONN_STATE_LINGER)
+        switch (mailbox().state) {
+        case CONN_STATE_LINGER:
             return close(why_broken(CloseReason::ByModule));
 #ifdef HYBRID_HAVE_CONN_STATE_ASYNC_WAITIO
-        if (mailbox().state == CONN_STATE_ASYNC_WAITIO)
+        case CONN_STATE_ASYNC_WAITIO:
             return wait_for_io();
 #endif
-        if (mailbox().state == CONN_STATE_SUSPENDED)
-            return hold();
+        case CONN_STATE_SUSPENDED:
+            return suspend();
+        default:
+            break;
+        }
+        const Answered after = write_answer(requests);
+        const Verdict verdict = decide(after);
+        if (verdict != Verdict::NextRequest)
+            return carry_out(verdict, after);
+    }
+}
 
-        // Half of the next request is not worth keeping the answer for, nor the worker.
-        if (record().keepalive == AP_CONN_KEEPALIVE && record().data_in_input_filters && !arriving().checked() &&
-            !look())
-            record().data_in_input_filters = 0;
-        if (!complete_write() || record().aborted)
-            return close(why_broken(CloseReason::Aborted));
-        if (record().data_in_output_filters || mailbox().sense == CONN_SENSE_WANT_READ)
-            return wait_to_write();
-        if (record().keepalive == AP_CONN_KEEPALIVE && record().data_in_input_filters) {
-            if (++requests >= kRequestsInARow || worker_.scheduler.others_wait())
-                return yield();
-            again = true;
-            continue;
-        }
-        if (record().keepalive == AP_CONN_KEEPALIVE && worker_.listener.hurried() && client_->input_waits()) {
-            again = true; // core need not have looked (ReadMemo::take_drained)
-            continue;
-        }
-        if (record().keepalive != AP_CONN_KEEPALIVE || arriving().timed_out() || worker_.listener.hurried())
-            return close(
-                why_answered(record().keepalive == AP_CONN_KEEPALIVE ? CloseReason::ChildEnds : CloseReason::ByModule));
-        return arriving().holds_part() ? wait_for_rest() : go_idle();
+// Writes what there is, and finds out what decide() has to know; what costs something only when it counts.
+Answered Turn::write_answer(int requests)
+{
+    // Half of the next request is not worth keeping the answer for, nor the worker.
+    if (record().keepalive == AP_CONN_KEEPALIVE && record().data_in_input_filters && !arriving().checked() &&
+        !probe_request())
+        record().data_in_input_filters = 0;
+    Answered after;
+    after.broken = !complete_write() || record().aborted;
+    after.output_left = record().data_in_output_filters || mailbox().sense == CONN_SENSE_WANT_READ;
+    after.kept_alive = record().keepalive == AP_CONN_KEEPALIVE;
+    after.input_read = record().data_in_input_filters;
+    after.holds_part = arriving().holds_part();
+    after.timed_out = arriving().timed_out();
+    after.had_its_share = requests >= kRequestsInARow;
+    after.others_wait = after.input_read && worker_.scheduler.others_wait();
+    after.closes_idle = worker_.listener.hurried();
+    // Core need not have looked (ReadMemo::take_drained()).
+    after.input_waits = after.closes_idle && after.kept_alive && client_->input_waits();
+    return after;
+}
+
+void Turn::carry_out(Verdict verdict, const Answered &after)
+{
+    switch (verdict) {
+    case Verdict::WaitToWrite:
+        return wait_to_write();
+    case Verdict::Yield:
+        return yield();
+    case Verdict::AwaitRequest:
+        return await_request();
+    case Verdict::Idle:
+        return go_idle();
+    default:
+        return close(after.broken ? why_broken(CloseReason::Aborted)
+                                  : why_answered(after.kept_alive ? CloseReason::ChildEnds : CloseReason::ByModule));
     }
 }
 
@@ -180,7 +203,7 @@ bool Turn::complete_write()
 
 // Is a whole request here, or something else that httpd should see? A protocol that has taken over (HTTP/2 without TLS)
 // has no heads of this kind.
-bool Turn::look()
+bool Turn::probe_request()
 {
     if (std::strcmp(ap_get_protocol(&record()), AP_PROTOCOL_HTTP1) != 0) {
         arriving().expect_nothing();
@@ -198,7 +221,7 @@ bool Turn::look()
 }
 
 // A client that sends a request in pieces waits for itself only.
-void Turn::wait_for_rest()
+void Turn::await_request()
 {
     if (arriving().begins() == 0)
         arriving().begin(now());
@@ -282,7 +305,7 @@ void Turn::yield()
     worker_.scheduler.push(*client_.release());
 }
 
-void Turn::hold()
+void Turn::suspend()
 {
     session().suspend();
     client_->transit(ConnEvent::WantHold);

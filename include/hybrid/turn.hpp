@@ -3,6 +3,7 @@
 #pragma once
 
 #include "hybrid/session.hpp"
+#include "hybrid/verdict.hpp"
 #include "hybrid/workers.hpp"
 
 namespace hybrid {
@@ -19,8 +20,10 @@ class Turn {
     void go();
     bool begin();
     void process();
-    bool look();
-    void wait_for_rest();
+    bool probe_request();
+    Answered write_answer(int requests);
+    void carry_out(Verdict verdict, const Answered &after);
+    void await_request();
     int run_hooks();
     bool complete_write();
     void park(Interest what, Duration length);
@@ -29,7 +32,7 @@ class Turn {
     void wait_to_write();
     void go_idle();
     void yield();
-    void hold();
+    void suspend();
     void close(CloseReason reason);
     CloseReason why_broken(CloseReason otherwise);
     CloseReason why_answered(CloseReason otherwise);
