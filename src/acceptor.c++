@@ -15,7 +15,7 @@ namespace hybrid {
 namespace {
 
 constexpr int kAcceptsAtOnce = 16;
-constexpr int kMostAccepts = 128;        // as many events as the poller reports
+constexpr int kMaxAccepts = 128;         // as many events as the poller reports
 constexpr std::size_t kSmoothRun = 1000; // pieces of work
 constexpr Duration kFirstPause = milliseconds(50);
 constexpr Duration kLongestPause = seconds(1);
@@ -144,7 +144,7 @@ int Acceptor::room() const
     if (static_cast<int>(load.at_work) >= workers)
         return config_.max_waiting > 0 ? kAcceptsAtOnce : 0; // they may wait here, or hear that they can't
     const int taken = static_cast<int>(load.at_work + load.queued);
-    return load.smooth >= kSmoothRun ? kMostAccepts : std::clamp(workers - taken, 1, kAcceptsAtOnce);
+    return load.turns_since_block >= kSmoothRun ? kMaxAccepts : std::clamp(workers - taken, 1, kAcceptsAtOnce);
 }
 
 bool Acceptor::accept_one(Socket &socket, Time now)
@@ -158,7 +158,7 @@ bool Acceptor::accept_one(Socket &socket, Time now)
         return false;
     pause_ = 0;
     near_limit_ = client->fd() >= descriptor_limit_;
-    callbacks_.arrived(callbacks_.listener, std::move(client));
+    callbacks_.arrived(callbacks_.loop, std::move(client));
     return true;
 }
 
@@ -273,7 +273,7 @@ void Acceptor::pause(apr_status_t status, Time now)
                      HYBLOGNO(0001) "can't accept more connections; pausing until that is possible again");
     const bool all_short = status == ENFILE || status == ENOBUFS || status == ENOMEM;
     if (status == EMFILE || (all_short && pause_ == 0))
-        callbacks_.make_room(callbacks_.listener, kAcceptsAtOnce);
+        callbacks_.make_room(callbacks_.loop, kAcceptsAtOnce);
     pause_ = std::clamp(pause_ * 2, kFirstPause, kLongestPause);
     stop_listening(pause_, now, "Short of resources");
     channel_.nudge(); // of those that wait for connections only one is woken for each, and that was this child
@@ -334,8 +334,7 @@ void Acceptor::close(Time now, Waiting waiting)
     for (Socket &socket : sockets_)
         poller_.forget(socket.fd, socket);
     for (Socket &socket : sockets_)
-        for (int left = kMostAccepts;
-             left > 0 && waiting == Waiting::AreTaken && !pausing() && accept_one(socket, now);)
+        for (int left = kMaxAccepts; left > 0 && waiting == Waiting::AreTaken && !pausing() && accept_one(socket, now);)
             --left;
     ap_close_listeners_ex(listeners_);
 }

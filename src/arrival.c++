@@ -132,7 +132,7 @@ class Look {
             if (!limits_.only_http && !may_be_method())
                 return kWhole;
             if (!line(limits_.line + kRoom))
-                return refused_ ? kWhole : more(Arrival::State::Partial);
+                return rejected_ ? kWhole : more(Arrival::State::Partial);
             if (!line_.empty())
                 return is_request_line(line_) ? head() : kWhole;
         }
@@ -171,23 +171,23 @@ class Look {
         return i == bytes_.size() || bytes_[i] == '\r' || bytes_[i] == '\n' || (i > at_ && bytes_[i] == ' ');
     }
 
-    /// Takes the next line, without its end. False: it is not whole, or `refused_`: httpd says so at once, because with
-    /// its line feed it is longer than `most`, has a zero in it, or ends in another way than it should.
+    /// Takes the next line, without its end. False: it is not whole, or `rejected_`: httpd says so at once, because
+    /// with its line feed it is longer than `most`, has a zero in it, or ends in another way than it should.
     bool line(std::size_t most)
     {
         const std::size_t end = bytes_.find('\n', at_);
         line_ = bytes_.substr(at_, end == std::string_view::npos ? end : end - at_);
         if (end == std::string_view::npos) {
-            refused_ = pieces() > most;
+            rejected_ = pieces() > most;
             return false;
         }
         at_ = end + 1;
         const bool ends_well = line_.ends_with('\r');
         if (ends_well)
             line_.remove_suffix(1);
-        refused_ =
+        rejected_ =
             line_.size() + 1 > most || (limits_.strict && !ends_well) || line_.find('\0') != std::string_view::npos;
-        return !refused_;
+        return !rejected_;
     }
 
     /// So much of a line that does not end httpd surely gets, while it waits for the rest: from mod_ssl in pieces of
@@ -215,7 +215,7 @@ class Look {
                 return until(Arrival::State::Partial, length);
             at_ = length;
         } else if (bytes_.starts_with("PROXY ") && !line(kProxy1Most + kRoom)) {
-            return refused_ || bytes_.size() >= kProxy1Most ? kWhole : more(Arrival::State::Partial);
+            return rejected_ || bytes_.size() >= kProxy1Most ? kWhole : more(Arrival::State::Partial);
         }
         return std::nullopt;
     }
@@ -240,7 +240,7 @@ class Look {
     {
         do {
             if (!line(limits_.field_size + kRoom))
-                return refused_ ? kWhole : more(state);
+                return rejected_ ? kWhole : more(state);
             if (!fields.take(line_))
                 return kWhole;
         } while (!line_.empty());
@@ -251,7 +251,7 @@ class Look {
     {
         for (;;) {
             if (!line(limits_.field_size))
-                return refused_ ? kWhole : more(Arrival::State::Body);
+                return rejected_ ? kWhole : more(Arrival::State::Body);
             const std::optional<std::size_t> size = chunk_size(line_);
             if (!size)
                 return kWhole;
@@ -263,7 +263,7 @@ class Look {
                 return until(Arrival::State::Body, *size >= limits_.most ? limits_.most : at_ + *size + 1);
             at_ += *size;
             if (!line(limits_.field_size)) // its end
-                return refused_ ? kWhole : more(Arrival::State::Body);
+                return rejected_ ? kWhole : more(Arrival::State::Body);
             if (!line_.empty())
                 return kWhole;
         }
@@ -287,7 +287,7 @@ class Look {
     std::size_t at_ = 0;
     std::size_t head_ = 0;
     std::string_view line_;
-    bool refused_ = false;
+    bool rejected_ = false;
 };
 
 } // namespace

@@ -31,7 +31,7 @@ sigset_t watched_signals()
     sigaddset(&set, SIGTERM);
     sigaddset(&set, AP_SIG_GRACEFUL);
     sigaddset(&set, AP_SIG_GRACEFUL_STOP);
-    sigaddset(&set, Child::kHurry);
+    sigaddset(&set, Child::kCloseIdle);
     sigaddset(&set, Child::kGoodbye);
     return set;
 }
@@ -127,15 +127,15 @@ void Child::watch_signals()
     if (birth_.config.one_process) {
         sigdelset(&set, AP_SIG_GRACEFUL); // blocked, hence ignored (M06)
         sigdelset(&set, AP_SIG_GRACEFUL_STOP);
-        sigdelset(&set, kHurry);
+        sigdelset(&set, kCloseIdle);
         sigdelset(&set, kGoodbye);
         sigaddset(&set, SIGINT);
     }
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
     signals_ = Fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-    notices_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    ticks_ = Fd(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
-    if (!signals_ || !notices_ || !ticks_) {
+    notify_fd_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    watchdog_fd_ = Fd(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+    if (!signals_ || !notify_fd_ || !watchdog_fd_) {
         ap_log_error(APLOG_MARK, APLOG_ALERT, errno, ap_server_conf,
                      HYBLOGNO(0006) "can't make the descriptors a child needs");
         exit_child(APEXIT_CHILDSICK);
@@ -151,7 +151,7 @@ void Child::make_runtime()
     apr_pool_tag(pruntime_, "mpm_runtime");
 
     const Scheduler::Hooks hooks = {
-        [](void *child) { static_cast<Child *>(child)->listener_->wake(); },
+        [](void *child) { static_cast<Child *>(child)->loop_->wake(); },
         [](void *child) { static_cast<Child *>(child)->watch(); },
         this,
     };
@@ -159,22 +159,22 @@ void Child::make_runtime()
     slot_ = std::make_unique<Slot>(birth_.slot, birth_.number, config.thread_limit, birth_.retained.mpm->num_buckets,
                                    *birth_.retained.shared, counts_of(birth_.retained, birth_.number));
     pools_ = std::make_unique<Pools>(birth_.pconf);
-    const Listener::Callbacks callbacks = {
+    const Loop::Callbacks callbacks = {
         Turn::run,
         [](void *child) {
             const std::uint64_t one = 1;
-            [[maybe_unused]] const auto n = write(static_cast<Child *>(child)->notices_.get(), &one, sizeof one);
+            [[maybe_unused]] const auto n = write(static_cast<Child *>(child)->notify_fd_.get(), &one, sizeof one);
         },
         this,
-        [](void *child) { return static_cast<Child *>(child)->workers_->can_refuse(); },
-        [](void *child, Runnable &connection) { static_cast<Child *>(child)->workers_->refuse(connection); },
+        [](void *child) { return static_cast<Child *>(child)->workers_->can_reject(); },
+        [](void *child, Runnable &connection) { static_cast<Child *>(child)->workers_->reject(connection); },
     };
     const Retained &retained = birth_.retained;
     const bool made = !config.one_process && retained.channel_from != 0;
     const Channel channel = made ? Channel(retained.channel_to, retained.channel_from) : Channel();
-    listener_ = std::make_unique<Listener>(config, *slot_, *scheduler_, *pools_, channel, callbacks);
-    workers_ = std::make_unique<Workers>(config, *slot_, *scheduler_, *listener_);
-    if (const int error = listener_->open()) {
+    loop_ = std::make_unique<Loop>(config, *slot_, *scheduler_, *pools_, channel, callbacks);
+    workers_ = std::make_unique<Workers>(config, *slot_, *scheduler_, *loop_);
+    if (const int error = loop_->open()) {
         ap_log_error(APLOG_MARK, APLOG_ALERT, error, ap_server_conf,
                      HYBLOGNO(0008) "can't make the listener's descriptors");
         exit_child(APEXIT_CHILDSICK);
@@ -194,7 +194,7 @@ void Child::start_threads()
                                         " is inappropriate, using default",
                          ap_thread_stacksize);
     }
-    if (const int error = listener_->listen(birth_.listeners)) {
+    if (const int error = loop_->listen(birth_.listeners)) {
         ap_log_error(APLOG_MARK, APLOG_ALERT, error, ap_server_conf, HYBLOGNO(0007) "can't poll the listening sockets");
         exit_child(APEXIT_CHILDSICK);
     }
@@ -203,7 +203,7 @@ void Child::start_threads()
         if (!workers_->start_one() && i == 0)
             exit_child(APEXIT_CHILDSICK); // lets the parent decide how bad it is (P13)
     if (birth_.config.max_waiting > 0)
-        workers_->can_refuse(); // while threads can be had
+        workers_->can_reject(); // while threads can be had
     workers_->show_all();
     call_parent(kNews);
 }
@@ -212,18 +212,18 @@ void Child::start_threads()
 void Child::serve()
 {
     struct pollfd waits[] = {{signals_.get(), POLLIN, 0},
-                             {notices_.get(), POLLIN, 0},
-                             {ticks_.get(), POLLIN, 0},
-                             {listener_->poll_fd(), POLLIN, 0}};
+                             {notify_fd_.get(), POLLIN, 0},
+                             {watchdog_fd_.get(), POLLIN, 0},
+                             {loop_->poll_fd(), POLLIN, 0}};
     const int kept = birth_.config.tokens_per_child;
     Time review_at = later(now(), kSparePeriod);
-    while (!listener_->ended() && ending_ != Ending::Now) {
+    while (!loop_->ended() && ending_ != Ending::Now) {
         Time until = std::min({ends_by_, trim_at_, workers_->reap() > kept ? review_at : kNever});
-        if (stands_in_)
-            until = std::min(until, stand_in());
+        if (polls_in_place_)
+            until = std::min(until, poll_in_place());
         const Duration left = std::max<Duration>(0, until - now());
-        const int ready =
-            poll(waits, stands_in_ ? 4 : 3, until == kNever ? -1 : static_cast<int>((left + 999) / milliseconds(1)));
+        const int ready = poll(waits, polls_in_place_ ? 4 : 3,
+                               until == kNever ? -1 : static_cast<int>((left + 999) / milliseconds(1)));
         const bool blind = ready < 0 && errno != EINTR;
         if (blind)
             apr_sleep(kBlindPause);
@@ -237,9 +237,9 @@ void Child::serve()
             end_overdue();
         if (ready <= 0 && !blind)
             continue;
-        if ((blind || waits[2].revents) && take_count(ticks_))
+        if ((blind || waits[2].revents) && take_count(watchdog_fd_))
             on_tick();
-        if ((blind || waits[1].revents) && take_count(notices_))
+        if ((blind || waits[1].revents) && take_count(notify_fd_))
             on_notice();
         if (blind || waits[0].revents)
             on_signal();
@@ -248,15 +248,15 @@ void Child::serve()
 
 void Child::on_notice()
 {
-    if (listener_->wants_drain()) {
+    if (loop_->wants_drain()) {
         end_gracefully(true);
         call_parent(kHelp); // there should be others for its clients
     }
-    if (listener_->crowded())
+    if (loop_->crowded())
         call_parent(kHelp);
     if (ending_ == Ending::Graceful)
         call_parent(kNews); // perhaps it is quiet
-    if (trim_at_ == kNever && listener_->many_asleep())
+    if (trim_at_ == kNever && loop_->many_dormant())
         trim_at_ = later(now(), kTrimDelay);
 }
 
@@ -264,7 +264,7 @@ void Child::on_notice()
 void Child::trim_memory()
 {
     trim_at_ = kNever;
-    listener_->forget_asleep();
+    loop_->reset_dormant();
 #ifdef HYBRID_HAVE_MALLOC_TRIM
     malloc_trim(0);
 #endif
@@ -274,15 +274,15 @@ void Child::trim_memory()
 void Child::watch()
 {
     const Time t = now();
-    if (t >= put_off_at_.load(std::memory_order_relaxed))
+    if (t >= watchdog_rearm_at_.load(std::memory_order_relaxed))
         tick_after(t);
 }
 
 void Child::tick_after(Time t)
 {
-    put_off_at_.store(t + Watchdog::kTick / 2, std::memory_order_relaxed);
+    watchdog_rearm_at_.store(t + Watchdog::kTick / 2, std::memory_order_relaxed);
     const struct itimerspec once = {{0, 0}, {0, Watchdog::kTick * 1000}};
-    timerfd_settime(ticks_.get(), 0, &once, nullptr);
+    timerfd_settime(watchdog_fd_.get(), 0, &once, nullptr);
 }
 
 void Child::on_tick()
@@ -290,29 +290,29 @@ void Child::on_tick()
     if (scheduler_->tick(holders_))
         tick_after(now());
     for (const Scheduler::Holder &holder : holders_)
-        if (static_cast<Worker *>(holder.runner)->lets_others_in(holder.run))
+        if (static_cast<Worker *>(holder.runner)->should_yield_token(holder.run))
             scheduler_->detach(holder);
     while (scheduler_->short_of_workers()) {
         if (workers_->start_one())
             continue;
-        listener_->nobody_polls();
+        loop_->note_unpolled();
         call_parent(kHelp);
-        stands_in_ = stands_in_ || scheduler_->stand_in();
-        if (!stands_in_)
-            listener_->wake(); // one has just come back
+        polls_in_place_ = polls_in_place_ || scheduler_->poll_in_place();
+        if (!polls_in_place_)
+            loop_->wake(); // one has just come back
         break;
     }
 }
 
 // All workers are blocked, and no other can be had: somebody must go on polling. Returns when that is due again.
-Time Child::stand_in()
+Time Child::poll_in_place()
 {
-    if (!scheduler_->alone() || workers_->start_one()) {
-        stands_in_ = false;
+    if (!scheduler_->no_worker_available() || workers_->start_one()) {
+        polls_in_place_ = false;
         scheduler_->stand_down();
         return kNever;
     }
-    const Listener::Attendance attendance = listener_->attend();
+    const Loop::Unattended attendance = loop_->round_unattended();
     if (attendance.wants_help)
         call_parent(kHelp);
     return attendance.again_at;
@@ -333,17 +333,17 @@ void Child::on_signal()
             part(birth_.config.goodbye_time);
             continue;
         }
-        if (signal != AP_SIG_GRACEFUL && signal != AP_SIG_GRACEFUL_STOP && signal != kHurry) {
+        if (signal != AP_SIG_GRACEFUL && signal != AP_SIG_GRACEFUL_STOP && signal != kCloseIdle) {
             end_now();
             continue;
         }
         end_gracefully(signal != AP_SIG_GRACEFUL_STOP);
-        if (signal == kHurry && ending_ == Ending::Graceful) {
-            listener_->part(0);
-            listener_->hurry();
+        if (signal == kCloseIdle && ending_ == Ending::Graceful) {
+            loop_->part(0);
+            loop_->force_drain();
         }
-        if (slot_->asked_to_leave()) {
-            slot_->leave();
+        if (slot_->vacate_requested()) {
+            slot_->vacate();
             call_parent(kNews);
         }
     }
@@ -351,7 +351,7 @@ void Child::on_signal()
 
 apr_status_t Child::add_timer(Duration delay, TimedCallback callback)
 {
-    listener_->add_timer(delay, callback);
+    loop_->add_timer(delay, callback);
     return APR_SUCCESS;
 }
 

@@ -164,10 +164,10 @@ void Children::note_started(int slot, int number, pid_t pid)
 }
 
 // A child that ends gracefully counts as active no more, once (P16).
-void Children::account_quiescing(int slot)
+void Children::uncount_quiescing(int slot)
 {
     process_score &score = *ap_get_scoreboard_process(slot);
-    if (!Slot::advance(score, kServing, kAccounted) && !Slot::advance(score, kEnding, kAccounted))
+    if (!Slot::advance(score, kServing, kUncounted) && !Slot::advance(score, kEnding, kUncounted))
         return;
     --retained_.active_daemons;
     ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf,
@@ -196,7 +196,7 @@ void Children::on_gone(int slot, pid_t pid, ap_generation_t generation)
     const process_score &score = *ap_get_scoreboard_process(slot);
     give_number_back(score.pid);
     ap_run_child_status(ap_server_conf, score.pid, score.generation, slot, MPM_CHILD_EXITED);
-    if (score.quiescing < kAccounted)
+    if (score.quiescing < kUncounted)
         --retained_.active_daemons;
     --retained_.total_daemons;
     ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, ap_server_conf,
@@ -226,9 +226,9 @@ void Children::ask_for_slots(int wanted)
         const process_score &score = *ap_get_scoreboard_process(slot);
         if (score.pid == 0)
             continue;
-        if (score.quiescing == kAsked)
+        if (score.quiescing == kVacateRequested)
             --wanted;
-        else if (score.quiescing == kAccounted || score.quiescing == kQuiet)
+        else if (score.quiescing == kUncounted || score.quiescing == kQuiet)
             ending.push_back(slot);
     }
     std::ranges::stable_sort(ending, {}, [](int slot) { return ap_get_scoreboard_process(slot)->generation; });
@@ -236,7 +236,7 @@ void Children::ask_for_slots(int wanted)
         process_score &score = *ap_get_scoreboard_process(slot);
         if (wanted-- <= 0)
             return;
-        if (Slot::advance(score, kAccounted, kAsked) || Slot::advance(score, kQuiet, kAsked))
+        if (Slot::advance(score, kUncounted, kVacateRequested) || Slot::advance(score, kQuiet, kVacateRequested))
             ap_mpm_safe_kill(score.pid, AP_SIG_GRACEFUL);
     }
 }
@@ -247,7 +247,7 @@ bool Children::take_slots()
     bool taken = false;
     for (int slot = 0; slot < retained_.max_daemon_used; ++slot) {
         const process_score &score = *ap_get_scoreboard_process(slot);
-        if (score.pid == 0 || __atomic_load_n(&score.quiescing, __ATOMIC_ACQUIRE) != kLeft)
+        if (score.pid == 0 || __atomic_load_n(&score.quiescing, __ATOMIC_ACQUIRE) != kVacated)
             continue;
         ap_log_error(APLOG_MARK, APLOG_INFO, 0, ap_server_conf,
                      HYBLOGNO(0011) "child %d (generation %d) ends without a slot in the scoreboard: another needs it",
@@ -266,7 +266,7 @@ void Children::retire(int slot, int signal)
 {
     const process_score &score = *ap_get_scoreboard_process(slot);
     const bool serves = score.quiescing == kServing;
-    account_quiescing(slot);
+    uncount_quiescing(slot);
     if (serves)
         ap_mpm_safe_kill(score.pid, signal);
 }
@@ -295,18 +295,18 @@ void Children::retire_former()
     }
 }
 
-void Children::hurry_quiescing()
+void Children::force_quiescing()
 {
     for (int slot = 0; slot < retained_.max_daemon_used; ++slot) {
         const process_score &score = *ap_get_scoreboard_process(slot);
         if (score.pid != 0 && score.quiescing != kServing)
-            ap_mpm_safe_kill(score.pid, Child::kHurry);
+            ap_mpm_safe_kill(score.pid, Child::kCloseIdle);
     }
 }
 
 // As the kernel knows them (CONFIG_PROC_CHILDREN): modules start processes in many ways, with and without APR, and from
 // threads of their own.
-bool Children::alone() const
+bool Children::only_our_processes() const
 {
     std::error_code error;
     bool known = false;

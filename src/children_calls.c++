@@ -93,7 +93,7 @@ void Children::wait_until_quiet(Duration most)
     const auto all_quiet = [this] {
         for (int slot = 0; slot < retained_.max_daemon_used; ++slot) {
             const process_score &score = *ap_get_scoreboard_process(slot);
-            if (score.pid != 0 && __atomic_load_n(&score.quiescing, __ATOMIC_ACQUIRE) == kAccounted)
+            if (score.pid != 0 && __atomic_load_n(&score.quiescing, __ATOMIC_ACQUIRE) == kUncounted)
                 return false;
         }
         return true;

@@ -83,7 +83,7 @@ std::vector<SlotView> Children::look_at_all()
         if (slots[i].occupied)
             last = i;
         if (slots[i].occupied && slots[i].quiescing)
-            account_quiescing(i);
+            uncount_quiescing(i);
     }
     retained_.max_daemon_used = last + 1;
     return slots;

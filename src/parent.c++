@@ -324,9 +324,9 @@ int Parent::restart()
         // The children serve on while the configuration is read, and run() retires them. Unless the configuration has
         // started programs: these end with it, and a request must not meet a child that has lost them (a RewriteMap
         // program's, a mod_wsgi daemon's, a line for a piped log).
-        if (!children_.alone()) {
+        if (!children_.only_our_processes()) {
             children_.retire_all(AP_SIG_GRACEFUL);
-            children_.hurry_quiescing();
+            children_.force_quiescing();
             children_.wait_until_quiet(kQuietTime); // what is in work may need the programs, too (W20)
         }
     } else {

@@ -14,7 +14,7 @@ void Scheduler::push(Runnable &work)
         (last_ ? last_->next : first_) = &work;
         last_ = &work;
         ++queued_;
-        wake = std::exchange(asleep_, false);
+        wake = std::exchange(dormant_since_trim_, false);
         if (!wake)
             hand_on();
     }
@@ -28,14 +28,14 @@ bool Scheduler::others_wait() const
     return first_ != nullptr;
 }
 
-void Scheduler::enter()
+void Scheduler::register_worker()
 {
     Lock lock(mu_);
     ++workers_;
     ++arriving_;
 }
 
-void Scheduler::leave()
+void Scheduler::unregister_worker()
 {
     Lock lock(mu_);
     --workers_;
@@ -54,7 +54,7 @@ Scheduler::Next Scheduler::next(Runner &self)
         hand_on();
         relieve = poller_ == &stand_in_ && (next.act == Act::Park || (!had_token && next.act == Act::Run));
         relieved_ |= relieve;
-        if (next.act == Act::Run && !asleep_)
+        if (next.act == Act::Run && !dormant_since_trim_)
             watch = !std::exchange(watched_, true) || tokens_ == 1;
     }
     if (watch)
@@ -74,7 +74,7 @@ bool Scheduler::stop_running(Runner &self)
         return true;
     case Place::Polling:
         poller_ = nullptr;
-        asleep_ = false;
+        dormant_since_trim_ = false;
         before_poll_ = queued_;
         return true;
     case Place::Granted:
@@ -115,7 +115,7 @@ Scheduler::Next Scheduler::choose(Runner &self, bool token)
     if (token && first_ && (before_poll_ > 0 || poller_)) {
         self.place_ = Place::Running;
         ++self.run_;
-        ++smooth_;
+        ++turns_since_block_;
         ++at_work_;
         running_.push_back(&self);
         return {Act::Run, pop()};
@@ -159,17 +159,17 @@ void Scheduler::hand_on()
 {
     if (holders_ < tokens_ && top_ && wanted()) {
         ++holders_;
-        unpark(*top_, Place::Granted);
+        take_out(*top_, Place::Granted);
     }
 }
 
 void Scheduler::dismiss_parked()
 {
     while (top_)
-        unpark(*top_, Place::Dismissed);
+        take_out(*top_, Place::Dismissed);
 }
 
-void Scheduler::unpark(Runner &runner, Place place)
+void Scheduler::take_out(Runner &runner, Place place)
 {
     (runner.above_ ? runner.above_->below_ : top_) = runner.below_;
     (runner.below_ ? runner.below_->above_ : bottom_) = runner.above_;
@@ -182,14 +182,14 @@ void Scheduler::unpark(Runner &runner, Place place)
 bool Scheduler::may_sleep()
 {
     Lock lock(mu_);
-    asleep_ = !first_ && !finishing_ && !stopped_;
-    return asleep_;
+    dormant_since_trim_ = !first_ && !finishing_ && !stopped_;
+    return dormant_since_trim_;
 }
 
 void Scheduler::awake()
 {
     Lock lock(mu_);
-    asleep_ = false;
+    dormant_since_trim_ = false;
 }
 
 bool Scheduler::tick(std::vector<Holder> &holders)
@@ -198,7 +198,7 @@ bool Scheduler::tick(std::vector<Holder> &holders)
     holders.clear();
     for (Runner *runner : running_)
         holders.push_back({runner, runner->run_});
-    watched_ = !running_.empty() && !asleep_;
+    watched_ = !running_.empty() && !dormant_since_trim_;
     return watched_;
 }
 
@@ -209,7 +209,7 @@ void Scheduler::detach(const Holder &holder)
     if (runner.place_ != Place::Running || runner.run_ != holder.run)
         return;
     runner.place_ = Place::Detached;
-    smooth_ = 0;
+    turns_since_block_ = 0;
     std::erase(running_, &runner);
     --holders_;
     hand_on();
@@ -221,7 +221,7 @@ bool Scheduler::short_of_workers() const
     return holders_ < tokens_ && !top_ && arriving_ == 0 && wanted() && !finishing_ && !stopped_;
 }
 
-bool Scheduler::stand_in()
+bool Scheduler::poll_in_place()
 {
     Lock lock(mu_);
     if (poller_ || holders_ >= tokens_ || top_ || arriving_ > 0 || finishing_ || stopped_)
@@ -231,7 +231,7 @@ bool Scheduler::stand_in()
     return true;
 }
 
-bool Scheduler::alone() const
+bool Scheduler::no_worker_available() const
 {
     Lock lock(mu_);
     return !top_ && arriving_ == 0 && !relieved_;
@@ -272,7 +272,7 @@ void Scheduler::retire_unneeded(std::size_t keep)
     Lock lock(mu_);
     for (std::size_t i = std::min(least_parked_, workers_ > keep ? workers_ - keep : 0); i > 0; --i) {
         bottom_->retired_ = true;
-        unpark(*bottom_, Place::Dismissed);
+        take_out(*bottom_, Place::Dismissed);
     }
     least_parked_ = parked_;
 }
@@ -291,7 +291,7 @@ void Scheduler::stop()
         Lock lock(mu_);
         stopped_ = true;
         dismiss_parked();
-        wake = std::exchange(asleep_, false);
+        wake = std::exchange(dormant_since_trim_, false);
     }
     if (wake)
         hooks_.wake_poller(hooks_.baton);
@@ -300,7 +300,7 @@ void Scheduler::stop()
 Scheduler::Load Scheduler::load() const
 {
     Lock lock(mu_);
-    return {workers_, at_work_, parked_, queued_, smooth_};
+    return {workers_, at_work_, parked_, queued_, turns_since_block_};
 }
 
 } // namespace hybrid

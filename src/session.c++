@@ -244,7 +244,7 @@ apr_status_t Session::on_request_cleanup(void *request)
 int Session::on_post_read_request(request_rec *r, int retry_after)
 {
     const Session *client_session = of(r->connection->master ? r->connection->master : r->connection);
-    if (client_session && client_session->client_.refused() && !r->prev && !r->main) { // its ErrorDocument is not
+    if (client_session && client_session->client_.rejected() && !r->prev && !r->main) { // its ErrorDocument is not
         r->connection->keepalive = AP_CONN_CLOSE;
         apr_table_setn(r->err_headers_out, "Retry-After", apr_itoa(r->pool, retry_after));
         return HTTP_SERVICE_UNAVAILABLE;

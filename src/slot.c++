@@ -258,7 +258,7 @@ bool Slot::advance(process_score &score, char from, char to)
 
 void Slot::quiesce()
 {
-    advance(*process_, kServing, kEnding); // the parent may have said kAccounted already
+    advance(*process_, kServing, kEnding); // the parent may have said kUncounted already
     for (int row = 0; row < thread_limit_; ++row)
         if (status_of(*ap_get_scoreboard_worker_from_indexes(index_, row)) != SERVER_DEAD)
             ap_update_child_status_from_indexes(index_, row, SERVER_GRACEFUL, nullptr);
@@ -269,25 +269,25 @@ bool Slot::quiescing() const
     return __atomic_fetch_or(&process_.load()->quiescing, 0, __ATOMIC_SEQ_CST) != kServing;
 }
 
-bool Slot::asked_to_leave() const
+bool Slot::vacate_requested() const
 {
-    return __atomic_load_n(&process_.load()->quiescing, __ATOMIC_SEQ_CST) == kAsked;
+    return __atomic_load_n(&process_.load()->quiescing, __ATOMIC_SEQ_CST) == kVacateRequested;
 }
 
 // ap_scoreboard_image is this process's own; only what it points to is shared. Who is writing at this moment has done
 // so long before the slot is anybody else's, which is another process's start away; of the rows' text, which is kept
 // for describe(), something may be torn, as it may be for mod_status at any time.
-void Slot::leave()
+void Slot::vacate()
 {
     process_score &former = *process_;
     for (int row = 0; row < thread_limit_; ++row)
         copy_row(nowhere_rows_.get()[row], *ap_get_scoreboard_worker_from_indexes(index_, row));
     nowhere_.pid = former.pid;
     nowhere_.generation = former.generation;
-    nowhere_.quiescing = kAccounted;
+    nowhere_.quiescing = kUncounted;
     __atomic_store_n(&ap_scoreboard_image->servers[index_], nowhere_rows_.get(), __ATOMIC_RELEASE);
     process_.store(&nowhere_);
-    __atomic_store_n(&former.quiescing, static_cast<char>(kLeft), __ATOMIC_SEQ_CST);
+    __atomic_store_n(&former.quiescing, static_cast<char>(kVacated), __ATOMIC_SEQ_CST);
 }
 
 } // namespace hybrid

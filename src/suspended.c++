@@ -6,7 +6,7 @@
 
 namespace hybrid {
 
-void Suspended::hold(ClientPtr client)
+void Suspended::suspend(ClientPtr client)
 {
     Lock lock(mu_);
     held_.push_back({client.release(), now()});

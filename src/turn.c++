@@ -1,7 +1,7 @@
 #include "hybrid/turn.hpp"
 
 #include "hybrid/client_io.hpp"
-#include "hybrid/listener.hpp"
+#include "hybrid/loop.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -51,7 +51,7 @@ void Turn::go()
     // Whoever took the connection over may have closed it by now; the socket was forgotten before that.
     if (client_) {
         worker_.set_client(nullptr);
-        worker_.listener.drop(std::move(client_));
+        worker_.loop.drop(std::move(client_));
     }
 }
 
@@ -59,7 +59,7 @@ void Turn::go()
 bool Turn::begin()
 {
     client_->transit(ConnEvent::Taken);
-    client_->set_refused(worker_.duty == Worker::Duty::Refuse);
+    client_->set_rejected(worker_.kind == Worker::Kind::Rejecting);
     const ConnState before = client_->before_ready();
     if (client_->live()) {
         if (client_->state() == ConnState::Processing && before != ConnState::WriteCompletion &&
@@ -68,8 +68,8 @@ bool Turn::begin()
         session().resume(worker_.thread, worker_.row);
         return true;
     }
-    const Listener &listener = worker_.listener;
-    const int rc = Session::revive(*client_, listener.pools(), worker_.thread, worker_.row, listener.tls_filter());
+    const Loop &loop = worker_.loop;
+    const int rc = Session::revive(*client_, loop.pools(), worker_.thread, worker_.row, loop.tls_filter());
     if (rc == OK || rc == DONE)
         return true;
     if (client_->live() && session().record())
@@ -129,7 +129,7 @@ Answered Turn::write_answer(int requests)
     after.timed_out = arriving().timed_out();
     after.had_its_share = requests >= kRequestsInARow;
     after.others_wait = after.input_read && worker_.scheduler.others_wait();
-    after.closes_idle = worker_.listener.hurried();
+    after.closes_idle = worker_.loop.closes_idle();
     // Core need not have looked (ReadMemo::take_drained()).
     after.input_waits = after.closes_idle && after.kept_alive && client_->input_waits();
     return after;
@@ -209,7 +209,7 @@ bool Turn::probe_request()
         arriving().expect_nothing();
         return true;
     }
-    switch (session().probe(worker_.listener.limits())) {
+    switch (session().probe(worker_.loop.limits())) {
     case Progress::Nothing:
     case Progress::Partial:
     case Progress::Head:
@@ -231,24 +231,24 @@ void Turn::await_request()
     session().suspend();
     client_->transit(ConnEvent::WantRest);
     worker_.set_client(nullptr);
-    worker_.listener.park_arriving(std::move(client_));
+    worker_.loop.keep_arriving(std::move(client_));
 }
 
-// The child may have begun to end just before the listener could see the connection.
+// The child may have begun to end just before the loop could see the connection.
 void Turn::park(Interest what, Duration length)
 {
-    Listener &listener = worker_.listener;
+    Loop &loop = worker_.loop;
     worker_.set_client(nullptr);
-    listener.park(std::move(client_), what, length);
-    if (!parting_ && listener.parting())
-        listener.look_again_for_http2();
+    loop.park(std::move(client_), what, length);
+    if (!parting_ && loop.parting())
+        loop.look_again_for_http2();
 }
 
 // mod_http2 waits for a first stream as if one were there already.
 Duration Turn::wait_time()
 {
     const Duration length = client_->timeout();
-    parting_ = worker_.listener.parting();
+    parting_ = worker_.loop.parting();
     const bool in_vain = parting_ && session().goodbye().fresh() && session().http2();
     return in_vain ? std::min(length, Goodbye::kFirstTime) : length;
 }
@@ -277,13 +277,13 @@ void Turn::wait_to_write()
 void Turn::go_idle()
 {
     const Duration all = client_->keep_alive_timeout();
-    Duration length = worker_.listener.lets_sleep() ? std::min(all, kAwake) : all;
+    Duration length = worker_.loop.dormancy_enabled() ? std::min(all, kAwake) : all;
     Duration rest = all - length;
-    parting_ = worker_.listener.parting();
+    parting_ = worker_.loop.parting();
     if (parting_ && session().http2()) {
         if (session().goodbye().said())
             return close(CloseReason::ChildEnds);
-        length = std::min(all, worker_.listener.impatient(now()) ? Goodbye::kShortPause : Goodbye::kPause);
+        length = std::min(all, worker_.loop.impatient(now()) ? Goodbye::kShortPause : Goodbye::kPause);
         rest = 0;
     }
     client_->set_sleep_after(rest);
@@ -310,7 +310,7 @@ void Turn::suspend()
     session().suspend();
     client_->transit(ConnEvent::WantHold);
     worker_.set_client(nullptr);
-    worker_.listener.hold(std::move(client_));
+    worker_.loop.suspend(std::move(client_));
 }
 
 void Turn::close(CloseReason reason)
@@ -330,13 +330,13 @@ CloseReason Turn::why_answered(CloseReason otherwise)
 {
     if (arriving().timed_out())
         return CloseReason::RequestTimeout;
-    if (client_->refused())
+    if (client_->rejected())
         return CloseReason::Overloaded;
     return record().keepalive == AP_CONN_CLOSE ? CloseReason::Answered : otherwise;
 }
 
 // Flushes and shuts down our side (ap_start_lingering_close() runs the pre_close_connection hooks: a TLS client hears
-// close_notify, an HTTP/2 client GOAWAY), then leaves the client to the listener for a while, which reads what still
+// close_notify, an HTTP/2 client GOAWAY), then leaves the client to the keeper for a while, which reads what still
 // comes: a reset would otherwise destroy the answer on its way. What is left of the connection in go() is dropped.
 void Turn::shut_down()
 {
@@ -356,7 +356,7 @@ void Turn::shut_down()
     mailbox().sense = CONN_SENSE_DEFAULT;
     client_->transit(ConnEvent::Flushed);
     worker_.set_client(nullptr);
-    worker_.listener.park(std::move(client_), Interest::ReadableOnce, brief ? kShortLingerTime : kLingerTime);
+    worker_.loop.park(std::move(client_), Interest::ReadableOnce, brief ? kShortLingerTime : kLingerTime);
 }
 
 void Turn::status(int status)

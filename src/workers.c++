@@ -1,7 +1,7 @@
 #include "hybrid/workers.hpp"
 
 #include "hybrid/config.hpp"
-#include "hybrid/listener.hpp"
+#include "hybrid/loop.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -46,12 +46,12 @@ std::string Worker::describe(Time now)
 void Worker::rest()
 {
     if (!std::exchange(rests_, true))
-        slot.worker_status(row, duty == Duty::Serve ? SERVER_READY : SERVER_DEAD); // no client can have it
+        slot.worker_status(row, kind == Kind::Regular ? SERVER_READY : SERVER_DEAD); // no client can have it
 }
 
-bool Worker::lets_others_in(std::uint64_t number)
+bool Worker::should_yield_token(std::uint64_t number)
 {
-    return watchdog_.lets_others_in(number, probe_.cpu_time(), [this] { return probe_.state(); });
+    return watchdog_.should_yield_token(number, probe_.cpu_time(), [this] { return probe_.state(); });
 }
 
 void Worker::run()
@@ -69,7 +69,7 @@ void Worker::run()
             next.work->run(*next.work, *this);
             break;
         case Scheduler::Act::Poll:
-            listener.round(*this);
+            loop.round(*this);
             break;
         case Scheduler::Act::Park:
             rest();
@@ -96,15 +96,15 @@ static void *APR_THREAD_FUNC hybrid_worker_thread(apr_thread_t *thread, void *se
 }
 }
 
-Workers::Workers(const Config &config, Slot &slot, Scheduler &scheduler, Listener &listener)
-    : scheduler_(scheduler), refusals_(1, {[](void *) {}, [](void *) {}, nullptr})
+Workers::Workers(const Config &config, Slot &slot, Scheduler &scheduler, Loop &loop)
+    : scheduler_(scheduler), reject_queue_(1, {[](void *) {}, [](void *) {}, nullptr})
 {
     for (int row = 0; row < config.workers_per_child(); ++row)
-        workers_.emplace_back(row, slot, scheduler, listener);
+        workers_.emplace_back(row, slot, scheduler, loop);
     if (config.max_waiting == 0)
         return;
-    refusals_.stand_in();
-    refuser_.emplace(config.workers_per_child(), slot, refusals_, listener, Worker::Duty::Refuse);
+    reject_queue_.poll_in_place();
+    rejector_.emplace(config.workers_per_child(), slot, reject_queue_, loop, Worker::Kind::Rejecting);
 }
 
 void Workers::open(apr_threadattr_t *attributes, apr_pool_t *pool, ap_generation_t generation)
@@ -147,43 +147,43 @@ apr_status_t Workers::start(Worker &worker)
     apr_pool_tag(worker.pool_, "worker");
     worker.left_.store(false);
     worker.slot.worker_starting(worker.row, generation_);
-    worker.scheduler.enter();
+    worker.scheduler.register_worker();
     const apr_status_t rv = ap_thread_create(&worker.thread, attributes_, hybrid_worker_thread, &worker, worker.pool_);
     if (rv != APR_SUCCESS) {
-        worker.scheduler.leave();
+        worker.scheduler.unregister_worker();
         worker.slot.worker_status(worker.row, SERVER_DEAD);
         apr_pool_destroy(std::exchange(worker.pool_, nullptr));
     }
     return rv;
 }
 
-bool Workers::can_refuse()
+bool Workers::can_reject()
 {
-    if (!refuser_ || refuser_->pool_)
-        return refuser_.has_value();
-    if (now() < refuser_again_at_)
+    if (!rejector_ || rejector_->pool_)
+        return rejector_.has_value();
+    if (now() < rejector_again_at_)
         return false;
-    const apr_status_t rv = start(*refuser_);
+    const apr_status_t rv = start(*rejector_);
     if (rv == APR_SUCCESS)
         return true;
-    if (std::exchange(refuser_again_at_, later(now(), kPause)) == 0)
+    if (std::exchange(rejector_again_at_, later(now(), kPause)) == 0)
         ap_log_error(APLOG_MARK, APLOG_ERR, rv, ap_server_conf,
                      HYBLOGNO(0017) "can't start the thread that answers with 503 (MaxWaitingRequests): more requests "
                                     "than that wait until it can be started");
     return false;
 }
 
-void Workers::refuse(Runnable &connection)
+void Workers::reject(Runnable &connection)
 {
-    refusals_.push(connection);
+    reject_queue_.push(connection);
 }
 
-void Workers::stop_refusing(bool at_once)
+void Workers::stop_rejecting(bool at_once)
 {
     if (at_once)
-        refusals_.stop();
+        reject_queue_.stop();
     else
-        refusals_.finish();
+        reject_queue_.finish();
 }
 
 int Workers::reap()
@@ -203,8 +203,8 @@ Session *Workers::served_here() const
     for (const Worker &worker : workers_)
         if (worker.tid_.load(std::memory_order_relaxed) == self)
             return worker.served_;
-    if (refuser_ && refuser_->tid_.load(std::memory_order_relaxed) == self)
-        return refuser_->served_;
+    if (rejector_ && rejector_->tid_.load(std::memory_order_relaxed) == self)
+        return rejector_->served_;
     return nullptr;
 }
 
@@ -219,8 +219,8 @@ void Workers::hang_up()
 {
     for (Worker &worker : workers_)
         worker.hang_up();
-    if (refuser_)
-        refuser_->hang_up();
+    if (rejector_)
+        rejector_->hang_up();
 }
 
 void Workers::join()
@@ -228,8 +228,8 @@ void Workers::join()
     for (Worker &worker : workers_)
         if (worker.pool_)
             join(worker);
-    if (refuser_ && refuser_->pool_)
-        join(*refuser_);
+    if (rejector_ && rejector_->pool_)
+        join(*rejector_);
 }
 
 void Workers::join(Worker &worker)

@@ -21,12 +21,12 @@ class Acceptor {
   public:
     /// What becomes of a connection that has arrived; whose `turn` workers run.
     struct Callbacks {
-        void (*arrived)(void *listener, ClientPtr client);
-        void *listener;
+        void (*arrived)(void *loop, ClientPtr client);
+        void *loop;
         Runnable::Run turn;
         /// Something has run out that connections take: gives up so many that have a place elsewhere, or that nobody
         /// would miss.
-        void (*make_room)(void *listener, int count);
+        void (*make_room)(void *loop, int count);
     };
     Acceptor(const Config &config, Slot &slot, Scheduler &scheduler, Poller &poller, Channel channel,
              const Callbacks &callbacks);
@@ -36,7 +36,7 @@ class Acceptor {
     /// leaves what its requests need. Parent and child.
     static int most_clients(int workers);
 
-    /// Registers the sockets. errno or 0. Child's main thread, before the listener runs.
+    /// Registers the sockets. errno or 0. Child's main thread, before the loop runs.
     [[nodiscard]] int open(ap_listen_rec *listeners);
 
     /// Takes what is there, several at a time, and hands it to the scheduler. Stops listening after an error that says

@@ -1,14 +1,14 @@
 // A child from fork to exit: drop privileges, start, serve, drain.
 //
 // The parent speaks to it by signals, each to one process: AP_SIG_GRACEFUL means end gracefully, others take the
-// clients over, AP_SIG_GRACEFUL_STOP the same, but there are no others, kHurry means end gracefully and close idle
+// clients over, AP_SIG_GRACEFUL_STOP the same, but there are no others, kCloseIdle means end gracefully and close idle
 // connections that can't move, SIGTERM means end now, whatever else is going on (K06). doc/notes has why not httpd's
 // pipe of death.
 #pragma once
 
 #include "hybrid/config.hpp"
 #include "hybrid/fd.hpp"
-#include "hybrid/listener.hpp"
+#include "hybrid/loop.hpp"
 #include "hybrid/pools.hpp"
 #include "hybrid/scheduler.hpp"
 #include "hybrid/slot.hpp"
@@ -39,7 +39,7 @@ class Child {
         void *parent_object;
     };
 
-    static constexpr int kHurry = SIGUSR2;
+    static constexpr int kCloseIdle = SIGUSR2;
     /// Serve on, but answers say "Connection: close": the server is about to stop.
     static constexpr int kGoodbye = SIGURG;
     /// What a child adds to its parent's eventfd: it wants more children to be started; it is up, or something else
@@ -77,7 +77,7 @@ class Child {
     void watch();
     void tick_after(Time t);
     void on_tick();
-    Time stand_in();
+    Time poll_in_place();
     void on_notice();
     void trim_memory();
     void end_overdue();
@@ -93,20 +93,20 @@ class Child {
     apr_pool_t *pchild_ = nullptr;
     apr_pool_t *pruntime_ = nullptr;
     Ending ending_ = Ending::None;
-    bool stands_in_ = false;
+    bool polls_in_place_ = false;
     Time ends_by_ = kNever;
     Time trim_at_ = kNever;
     Fd signals_;
-    Fd notices_;
-    Fd ticks_;
-    std::atomic<Time> put_off_at_{0}; // the next tick is put off from then on
+    Fd notify_fd_;
+    Fd watchdog_fd_;
+    std::atomic<Time> watchdog_rearm_at_{0}; // the next tick is put off from then on
     std::vector<Scheduler::Holder> holders_;
 
     // Made by make_runtime(), in this order.
     std::unique_ptr<Slot> slot_;
     std::unique_ptr<Scheduler> scheduler_;
     std::unique_ptr<Pools> pools_;
-    std::unique_ptr<Listener> listener_;
+    std::unique_ptr<Loop> loop_;
     std::unique_ptr<Workers> workers_;
 };
 

@@ -64,7 +64,7 @@ class Children {
     /// Those of former generations, as soon as one of this generation is up.
     void replace_former();
     /// To those that are ending: close idle connections, too.
-    void hurry_quiescing();
+    void force_quiescing();
     /// Until no child that has been told to end has a request in work, or has had none for a moment; for `most` at
     /// most. Their new requests go elsewhere, or wait.
     void wait_until_quiet(Duration most);
@@ -74,7 +74,7 @@ class Children {
 
     /// This process has no other children than these: no piped logs, RewriteMap programs or modules' daemons. False
     /// when that can't be known.
-    bool alone() const;
+    bool only_our_processes() const;
 
     /// The child that lives in this process: after fork(), or in one-process mode. nullptr in a real parent.
     Child *here() const { return here_; }
@@ -92,7 +92,7 @@ class Children {
     void give_number_back(pid_t pid);
     void leave_one_process();
     void note_started(int slot, int number, pid_t pid);
-    void account_quiescing(int slot);
+    void uncount_quiescing(int slot);
     SlotView look_at(int slot);
     std::vector<SlotView> look_at_all();
     void carry_out(const StaffingPlan &plan, const StaffingMemory &memory);

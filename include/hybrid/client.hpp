@@ -53,13 +53,13 @@ struct Peer {
 };
 
 /// Exactly one owner at a time, and only the owner calls anything here; owners are a worker's turn, the scheduler's
-/// queue, and the listener (conn_state.def says which, for each state).
+/// queue, and the keeper (conn_state.def says which, for each state).
 class Client : public Runnable, public Kept {
   public:
-    /// Takes an accepted socket. `turn` is what a worker runs on it. Listener. nullptr: no memory.
+    /// Takes an accepted socket. `turn` is what a worker runs on it. Loop. nullptr: no memory.
     static ClientPtr accept(const Peer &peer, Slot &slot, Run turn);
     /// Takes one over that another child has sent, Arriving or in KeepAlive; without a parcel it is one between two
-    /// requests of which nothing is known. Requires: the parcel is plausible. Listener. nullptr: no memory.
+    /// requests of which nothing is known. Requires: the parcel is plausible. Loop. nullptr: no memory.
     static ClientPtr adopt(const Parcel *parcel, int fd, const sockaddr_in6 &address, Slot &slot, Run turn);
     /// What is said of it on its way. Requires: it has no session.
     Parcel parcel() const;
@@ -107,8 +107,8 @@ class Client : public Runnable, public Kept {
     Time idle_until() const { return later(expires, sleeps_for_); }
 
     /// Its requests are answered with 503 (MaxWaitingRequests).
-    void set_refused(bool refused) { refused_ = refused; }
-    bool refused() const { return refused_; }
+    void set_rejected(bool rejected) { rejected_ = rejected; }
+    bool rejected() const { return rejected_; }
 
     /// One line about it, for people: who, what, for how long. Also for threads that do not own it, while it lives.
     std::string describe(const std::string &host, const std::string &request, Duration length) const;
@@ -126,7 +126,7 @@ class Client : public Runnable, public Kept {
     Arriving arriving_;
     ConnState before_ready_ = kConnEntry;
     std::optional<CloseReason> reason_; // once it is about to end
-    bool refused_ = false;
+    bool rejected_ = false;
     int keepalives_ = 0;
     std::string log_id_;
     Duration sleeps_for_ = 0;

@@ -22,8 +22,8 @@ enum class ConnEvent : std::uint8_t {
 #undef EVENT
 };
 
-enum class ConnOwner : std::uint8_t { Nobody, RunQueue, Worker, Listener, Module };
-enum class ConnRaiser : std::uint8_t { Worker, Listener, Anyone };
+enum class ConnOwner : std::uint8_t { Nobody, RunQueue, Worker, Keeper, Module };
+enum class ConnRaiser : std::uint8_t { Worker, Loop, Anyone };
 
 struct ConnStateFacts {
     const char *name;
@@ -155,8 +155,8 @@ constexpr bool per_state_rules()
             return false; // a deadline can pass exactly where there is one
         if (next_state(s, ConnEvent::IoReady).has_value() != facts(s).polled)
             return false; // who is polled hears the socket, and nobody else
-        if ((facts(s).polled || facts(s).timed) && facts(s).owner != ConnOwner::Listener)
-            return false; // only the listener polls or times
+        if ((facts(s).polled || facts(s).timed) && facts(s).owner != ConnOwner::Keeper)
+            return false; // only the keeper polls or times
     }
     return true;
 }
@@ -176,9 +176,9 @@ constexpr bool per_transition_rules()
         const bool with_worker = t.from == ConnState::Processing || t.from == ConnState::Linger;
         if (facts(t.event).raiser == ConnRaiser::Worker && t.event != ConnEvent::Taken && !with_worker)
             return false; // verdicts come only from a worker's turn
-        if (facts(t.event).raiser == ConnRaiser::Listener && facts(t.from).owner != ConnOwner::Listener &&
+        if (facts(t.event).raiser == ConnRaiser::Loop && facts(t.from).owner != ConnOwner::Keeper &&
             facts(t.from).owner != ConnOwner::Module)
-            return false; // the listener touches only what it owns, or what a module gave back
+            return false; // the loop touches only what it owns, or what a module gave back
     }
     return true;
 }

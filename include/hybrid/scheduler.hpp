@@ -69,10 +69,10 @@ class Scheduler {
     /// Is anything waiting that a worker could go on with, were the caller to stop here?
     bool others_wait() const EXCLUDES(mu_);
 
-    /// Counts a worker in; its thread must then do what next() says until that is Leave. leave() takes it back when the
-    /// thread could not be made.
-    void enter() EXCLUDES(mu_);
-    void leave() EXCLUDES(mu_);
+    /// Counts a worker in; its thread must then do what next() says until that is Leave. unregister_worker() takes it
+    /// back when the thread could not be made.
+    void register_worker() EXCLUDES(mu_);
+    void unregister_worker() EXCLUDES(mu_);
 
     enum class Act {
         Run,   ///< run `work`, and come back
@@ -106,9 +106,10 @@ class Scheduler {
     bool short_of_workers() const EXCLUDES(mu_);
 
     /// Who looks after the scheduler polls itself, because it is short of workers and can't have another. True: nobody
-    /// else polls until stand_down(), which is due when alone() is not true any more; the hook wake_poller tells.
-    bool stand_in() EXCLUDES(mu_);
-    bool alone() const EXCLUDES(mu_);
+    /// else polls until stand_down(), which is due when no_worker_available() is not true any more; the hook
+    /// wake_poller tells.
+    bool poll_in_place() EXCLUDES(mu_);
+    bool no_worker_available() const EXCLUDES(mu_);
     void stand_down() EXCLUDES(mu_);
     /// Takes out of the queue the first piece of work, or the last, that `wanted` agrees to, which is called with the
     /// lock held; nullptr: there is none.
@@ -123,11 +124,11 @@ class Scheduler {
     void stop() EXCLUDES(mu_);
 
     struct Load {
-        std::size_t workers; ///< counted in and not yet out
-        std::size_t at_work; ///< of these, running something
-        std::size_t parked;  ///< of these, with nothing to do
-        std::size_t queued;  ///< work waiting for a worker
-        std::size_t smooth;  ///< pieces of work begun since somebody last lost its token
+        std::size_t workers;           ///< counted in and not yet out
+        std::size_t at_work;           ///< of these, running something
+        std::size_t parked;            ///< of these, with nothing to do
+        std::size_t queued;            ///< work waiting for a worker
+        std::size_t turns_since_block; ///< pieces of work begun since somebody last lost its token
     };
     Load load() const EXCLUDES(mu_);
 
@@ -139,7 +140,7 @@ class Scheduler {
     Next choose(Runner &self, bool token) REQUIRES(mu_);
     Runnable *pop() REQUIRES(mu_);
     void hand_on() REQUIRES(mu_);
-    void unpark(Runner &runner, Place place) REQUIRES(mu_);
+    void take_out(Runner &runner, Place place) REQUIRES(mu_);
     void dismiss_parked() REQUIRES(mu_);
     bool leaves(Runner &self) REQUIRES(mu_);
 
@@ -152,9 +153,9 @@ class Scheduler {
     std::size_t before_poll_ GUARDED_BY(mu_) = 0; // so much of the queue is run before the next look for more
     std::size_t holders_ GUARDED_BY(mu_) = 0;     // workers with a token
     Runner *poller_ GUARDED_BY(mu_) = nullptr;
-    bool asleep_ GUARDED_BY(mu_) = false;   // the poller
-    Runner stand_in_;                       // what polls, if it is not a worker
-    bool relieved_ GUARDED_BY(mu_) = false; // since then a worker has come back
+    bool dormant_since_trim_ GUARDED_BY(mu_) = false; // the poller
+    Runner stand_in_;                                 // what polls, if it is not a worker
+    bool relieved_ GUARDED_BY(mu_) = false;           // since then a worker has come back
     bool watched_ GUARDED_BY(mu_) = false;
     Runner *top_ GUARDED_BY(mu_) = nullptr; // of the stack of parked ones
     Runner *bottom_ GUARDED_BY(mu_) = nullptr;
@@ -164,7 +165,7 @@ class Scheduler {
     std::size_t arriving_ GUARDED_BY(mu_) = 0; // of these, not yet seen
     std::size_t at_work_ GUARDED_BY(mu_) = 0;
     std::vector<Runner *> running_ GUARDED_BY(mu_); // those at work with a token
-    std::size_t smooth_ GUARDED_BY(mu_) = 0;
+    std::size_t turns_since_block_ GUARDED_BY(mu_) = 0;
     bool finishing_ GUARDED_BY(mu_) = false;
     bool stopped_ GUARDED_BY(mu_) = false;
 };

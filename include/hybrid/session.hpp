@@ -21,10 +21,10 @@ class Session {
     /// What comes back is ap_pre_connection()'s: OK, DONE, or why not (then close the client).
     static int revive(Client &client, Pools &pools, apr_thread_t *thread, int row, ap_filter_rec_t *tls_filter);
     /// Between two requests: ends the client's session, and keeps the socket, if `dormancy` has nothing against that.
-    /// False: it has. Listener.
+    /// False: it has. Loop.
     static bool release(Client &client, const Dormancy &dormancy);
     /// Nobody could tell if the client went on in another child: it has no session, or it has been released for that.
-    /// Requires: no worker has it. Listener.
+    /// Requires: no worker has it. Loop.
     static bool make_movable(Client &client, const Dormancy &dormancy);
 
     /// The session of a conn_rec; nullptr for one that is not ours (H21) or a secondary one.

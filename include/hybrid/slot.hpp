@@ -17,11 +17,11 @@ namespace hybrid {
 /// What a slot's `quiescing` says, in child and parent.
 enum Quiescing : char {
     kServing = 0,
-    kEnding = 1,    ///< the child decided or was told to end gracefully
-    kAccounted = 2, ///< and the parent no longer counts it as active
-    kAsked = 3,     ///< it wants the slot back
-    kLeft = 4,      ///< the child has left it
-    kQuiet = 5,     ///< as kAccounted, and no request has been in work for a moment: see Child::kHurry
+    kEnding = 1,          ///< the child decided or was told to end gracefully
+    kUncounted = 2,       ///< and the parent no longer counts it as active
+    kVacateRequested = 3, ///< it wants the slot back
+    kVacated = 4,         ///< the child has left it
+    kQuiet = 5,           ///< as kUncounted, and no request has been in work for a moment: see Child::kCloseIdle
 };
 
 /// Any thread of the child, unless said otherwise.
@@ -81,11 +81,11 @@ class Slot {
     void quiesce();
     bool quiescing() const;
     /// No request is in work. True: the parent has to hear so.
-    bool set_quiet() { return advance(*process_.load(), kAccounted, kQuiet); }
+    bool set_quiet() { return advance(*process_.load(), kUncounted, kQuiet); }
     /// The parent wants the slot back.
-    bool asked_to_leave() const;
+    bool vacate_requested() const;
     /// From now on what is written goes nowhere. Child's main thread.
-    void leave();
+    void vacate();
 
     /// Steps from one Quiescing to the next, if `score` is there. Parent and child.
     static bool advance(process_score &score, char from, char to);

@@ -15,7 +15,7 @@ namespace hybrid {
 class Suspended {
   public:
     /// Takes in a connection in ConnState::Suspended.
-    void hold(ClientPtr client) EXCLUDES(mu_);
+    void suspend(ClientPtr client) EXCLUDES(mu_);
 
     /// A timed callback begins; give the ticket back when it has returned.
     std::uint64_t callback_begins() EXCLUDES(mu_);

@@ -20,14 +20,14 @@ class Watchdog {
     /// One tick. `run` counts the worker's pieces of work, `cpu` is its thread's CPU time so far, and `state` asks what
     /// the thread is doing: only when the time it has used does not tell. True: let another one in.
     template <typename StateOf>
-    bool lets_others_in(std::uint64_t run, Duration cpu, StateOf state)
+    bool should_yield_token(std::uint64_t run, Duration cpu, StateOf state)
     {
         see(run, cpu);
         if (used_ >= kTick / 2)
             return computes_long();
         const ThreadState now = state();
         if (now == ThreadState::Unknown) // no /proc: who has used nothing for two ticks waits for something
-            return ticks_ >= 2 && used_before_ + used_ == 0;
+            return watchdog_fd_ >= 2 && used_before_ + used_ == 0;
         return now == ThreadState::Blocked || computes_long();
     }
 
@@ -39,7 +39,7 @@ class Watchdog {
     Duration cpu_ = 0;
     Duration used_ = 0;        // in the last tick
     Duration used_before_ = 0; // in the one before
-    int ticks_ = 0;            // since this piece of work was first seen
+    int watchdog_fd_ = 0;      // since this piece of work was first seen
 };
 
 } // namespace hybrid

@@ -19,17 +19,17 @@ namespace hybrid {
 
 struct Config;
 class Client;
-class Listener;
+class Loop;
 class Session;
 
 /// A row of the scoreboard, and the thread it shows, if there is one at the moment. That thread's, unless said
 /// otherwise.
 class Worker : public Runner {
   public:
-    enum class Duty { Serve, Refuse };
-    Worker(int worker_row, Slot &child_slot, Scheduler &child_scheduler, Listener &child_listener,
-           Duty worker_duty = Duty::Serve)
-        : row(worker_row), duty(worker_duty), slot(child_slot), listener(child_listener), scheduler(child_scheduler)
+    enum class Kind { Regular, Rejecting };
+    Worker(int worker_row, Slot &child_slot, Scheduler &child_scheduler, Loop &child_loop,
+           Kind worker_kind = Kind::Regular)
+        : row(worker_row), kind(worker_kind), slot(child_slot), loop(child_loop), scheduler(child_scheduler)
     {
     }
 
@@ -50,12 +50,12 @@ class Worker : public Runner {
     void rest();
 
     /// Child's main thread, while the worker is at the piece of work `number`, once per tick.
-    bool lets_others_in(std::uint64_t number);
+    bool should_yield_token(std::uint64_t number);
 
     const int row;
-    const Duty duty;
+    const Kind kind;
     Slot &slot;
-    Listener &listener;
+    Loop &loop;
     Scheduler &scheduler;
     apr_thread_t *thread = nullptr;
 
@@ -77,7 +77,7 @@ class Worker : public Runner {
 /// The child's threads, made when they are needed. Child's main thread.
 class Workers {
   public:
-    Workers(const Config &config, Slot &slot, Scheduler &scheduler, Listener &listener);
+    Workers(const Config &config, Slot &slot, Scheduler &scheduler, Loop &loop);
 
     /// Where threads come from, and what generation they show.
     void open(apr_threadattr_t *attributes, apr_pool_t *pool, ap_generation_t generation);
@@ -88,15 +88,15 @@ class Workers {
     /// Clears away the threads that have left; how many are there still?
     int reap();
 
-    /// MaxWaitingRequests: there is a worker that does nothing else than refuse(). If it can't be started, that is said
+    /// MaxWaitingRequests: there is a worker that does nothing else than reject(). If it can't be started, that is said
     /// once and tried again every second.
-    bool can_refuse();
-    /// Its worker answers the connection's next request with 503. Requires: can_refuse() was true.
-    void refuse(Runnable &connection);
+    bool can_reject();
+    /// Its worker answers the connection's next request with 503. Requires: can_reject() was true.
+    void reject(Runnable &connection);
     /// No more of that; at once, or when what it has been given is answered.
-    void stop_refusing(bool at_once);
+    void stop_rejecting(bool at_once);
     /// Threads that are not out yet, of any kind.
-    std::size_t running() const { return scheduler_.load().workers + refusals_.load().workers; }
+    std::size_t running() const { return scheduler_.load().workers + reject_queue_.load().workers; }
 
     void hang_up();
     /// Any thread: whose process_connection hooks it is that run on it; nullptr: nobody's.
@@ -111,14 +111,14 @@ class Workers {
     void join(Worker &worker);
 
     Scheduler &scheduler_;
-    Scheduler refusals_; // has a poller for ever: nobody
+    Scheduler reject_queue_; // has a poller for ever: nobody
     std::deque<Worker> workers_;
-    std::optional<Worker> refuser_;
+    std::optional<Worker> rejector_;
     apr_threadattr_t *attributes_ = nullptr;
     apr_pool_t *pool_ = nullptr;
     ap_generation_t generation_ = 0;
-    Time again_at_ = 0;         // after a failure: not before
-    Time refuser_again_at_ = 0; // the same, for the one that refuses
+    Time again_at_ = 0;          // after a failure: not before
+    Time rejector_again_at_ = 0; // the same, for the one that refuses
 };
 
 } // namespace hybrid

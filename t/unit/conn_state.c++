@@ -191,15 +191,15 @@ void test_states()
         bool waits; // polled and under a deadline
     };
     const Wanted all[] = {
-        {S::Arriving, "Arriving", O::Listener, true},
+        {S::Arriving, "Arriving", O::Keeper, true},
         {S::Ready, "Ready", O::RunQueue, false},
         {S::Processing, "Processing", O::Worker, false},
-        {S::WaitIo, "WaitIo", O::Listener, true},
-        {S::WriteCompletion, "WriteCompletion", O::Listener, true},
-        {S::KeepAlive, "KeepAlive", O::Listener, true},
+        {S::WaitIo, "WaitIo", O::Keeper, true},
+        {S::WriteCompletion, "WriteCompletion", O::Keeper, true},
+        {S::KeepAlive, "KeepAlive", O::Keeper, true},
         {S::Suspended, "Suspended", O::Module, false},
         {S::Linger, "Linger", O::RunQueue, false},
-        {S::Lingering, "Lingering", O::Listener, true},
+        {S::Lingering, "Lingering", O::Keeper, true},
         {S::Closed, "Closed", O::Nobody, false},
     };
     is(std::size(all), kConnStates.size(), "every state is known here");
@@ -222,16 +222,26 @@ void test_events()
         R raiser;
     };
     const Wanted all[] = {
-        {E::WantRest, "WantRest", R::Worker},   {E::Begun, "Begun", R::Listener},
-        {E::Taken, "Taken", R::Worker},         {E::WantIo, "WantIo", R::Worker},
-        {E::WantFlush, "WantFlush", R::Worker}, {E::WantIdle, "WantIdle", R::Worker},
-        {E::WantTurn, "WantTurn", R::Worker},   {E::WantHold, "WantHold", R::Worker},
-        {E::WantClose, "WantClose", R::Worker}, {E::Flushed, "Flushed", R::Worker},
-        {E::Resumed, "Resumed", R::Listener},   {E::IoReady, "IoReady", R::Listener},
-        {E::Expired, "Expired", R::Listener},   {E::Shed, "Shed", R::Listener},
-        {E::Adopted, "Adopted", R::Listener},   {E::Sent, "Sent", R::Anyone},
-        {E::PeerGone, "PeerGone", R::Anyone},   {E::Kill, "Kill", R::Anyone},
-        {E::Late, "Late", R::Listener},         {E::Dropped, "Dropped", R::Anyone},
+        {E::WantRest, "WantRest", R::Worker},
+        {E::Begun, "Begun", R::Loop},
+        {E::Taken, "Taken", R::Worker},
+        {E::WantIo, "WantIo", R::Worker},
+        {E::WantFlush, "WantFlush", R::Worker},
+        {E::WantIdle, "WantIdle", R::Worker},
+        {E::WantTurn, "WantTurn", R::Worker},
+        {E::WantHold, "WantHold", R::Worker},
+        {E::WantClose, "WantClose", R::Worker},
+        {E::Flushed, "Flushed", R::Worker},
+        {E::Resumed, "Resumed", R::Loop},
+        {E::IoReady, "IoReady", R::Loop},
+        {E::Expired, "Expired", R::Loop},
+        {E::Shed, "Shed", R::Loop},
+        {E::Adopted, "Adopted", R::Loop},
+        {E::Sent, "Sent", R::Anyone},
+        {E::PeerGone, "PeerGone", R::Anyone},
+        {E::Kill, "Kill", R::Anyone},
+        {E::Late, "Late", R::Loop},
+        {E::Dropped, "Dropped", R::Anyone},
     };
     is(std::size(all), kConnEvents.size(), "every event is known here");
     for (const Wanted &wanted : all) {
@@ -261,8 +271,8 @@ const char *words(ConnOwner owner)
         return "run queue";
     case ConnOwner::Worker:
         return "worker";
-    case ConnOwner::Listener:
-        return "listener";
+    case ConnOwner::Keeper:
+        return "keeper";
     case ConnOwner::Module:
         return "the module";
     }
@@ -274,8 +284,8 @@ const char *words(ConnRaiser raiser)
     switch (raiser) {
     case ConnRaiser::Worker:
         return "worker";
-    case ConnRaiser::Listener:
-        return "listener";
+    case ConnRaiser::Loop:
+        return "loop";
     case ConnRaiser::Anyone:
         return "anyone";
     }

@@ -1,4 +1,4 @@
-// What the listener builds on: readiness as long as it lasts or once, silence, what is stale, waking, and never being
+// What the keeper builds on: readiness as long as it lasts or once, silence, what is stale, waking, and never being
 // early.
 #include "hybrid/poller.hpp"
 #include "tap.hpp"

@@ -38,7 +38,7 @@ struct Stage {
     /// One more worker comes.
     Runner &arrive()
     {
-        scheduler.enter();
+        scheduler.register_worker();
         return runners.emplace_back();
     }
 
@@ -162,7 +162,7 @@ void detaching()
     ok(stage.step(b) == Act::Poll, "and has it");
     ok(!stage.scheduler.short_of_workers(), "now nobody is missing");
     is(stage.scheduler.load().at_work, 1U, "the other is still at work");
-    stage.scheduler.leave();
+    stage.scheduler.unregister_worker();
 }
 
 void without_others()
@@ -330,25 +330,26 @@ void standing_in()
     Stage stage(1);
     Runner &a = stage.arrive();
     std::deque<Work> works(3);
-    ok(stage.step(a) == Act::Poll && !stage.scheduler.stand_in(), "somebody polls: nobody need stand in");
+    ok(stage.step(a) == Act::Poll && !stage.scheduler.poll_in_place(), "somebody polls: nobody need stand in");
     stage.scheduler.push(works[0]);
-    ok(stage.work_of(a) == &works[0] && !stage.scheduler.stand_in(), "nor while it works with the token");
+    ok(stage.work_of(a) == &works[0] && !stage.scheduler.poll_in_place(), "nor while it works with the token");
     stage.scheduler.detach(stage.tick().at(0));
-    ok(stage.scheduler.stand_in() && stage.scheduler.alone(), "it is blocked, and there is no other");
-    ok(!stage.scheduler.stand_in(), "one can");
+    ok(stage.scheduler.poll_in_place() && stage.scheduler.no_worker_available(),
+       "it is blocked, and there is no other");
+    ok(!stage.scheduler.poll_in_place(), "one can");
     stage.scheduler.push(works[1]);
     stage.scheduler.push(works[2]);
     ok(stage.work_of(a) == &works[1], "it comes back, and goes on with what was found meanwhile");
-    ok(stage.wakes == 1 && !stage.scheduler.alone(), "who stands in hears so, and gives the post up");
+    ok(stage.wakes == 1 && !stage.scheduler.no_worker_available(), "who stands in hears so, and gives the post up");
     stage.scheduler.stand_down();
     ok(stage.work_of(a) == &works[2], "what was queued by then comes first");
     stage.scheduler.push(works[0]);
     ok(stage.step(a) == Act::Poll, "then it polls itself, though there is always something queued");
     ok(stage.work_of(a) == &works[0], "and runs that");
     stage.scheduler.detach(stage.tick().at(0));
-    ok(stage.scheduler.stand_in() && stage.scheduler.alone(), "it is blocked again");
+    ok(stage.scheduler.poll_in_place() && stage.scheduler.no_worker_available(), "it is blocked again");
     ok(stage.step(a) == Act::Park, "and comes back to nothing: it waits for that one to give the post up");
-    ok(stage.wakes == 2 && !stage.scheduler.alone(), "who hears so");
+    ok(stage.wakes == 2 && !stage.scheduler.no_worker_available(), "who hears so");
     stage.scheduler.stand_down();
     ok(stage.step(a) == Act::Poll, "and polls itself");
 }
@@ -388,7 +389,7 @@ class Crowd {
     explicit Crowd(std::size_t threads) : runners_(threads)
     {
         for (Runner &self : runners_) {
-            scheduler.enter();
+            scheduler.register_worker();
             threads_.emplace_back([this, &self] { live(self); });
         }
     }
@@ -440,8 +441,8 @@ void threads()
             crowd.scheduler.tick(holders);
             for (const auto &holder : holders)
                 crowd.scheduler.detach(holder);
-            if (crowd.scheduler.stand_in()) {
-                while (crowd.scheduler.alone())
+            if (crowd.scheduler.poll_in_place()) {
+                while (crowd.scheduler.no_worker_available())
                     std::this_thread::yield();
                 crowd.scheduler.stand_down();
             }

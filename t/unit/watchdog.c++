@@ -17,7 +17,7 @@ class Ticks {
     {
         asked = 0;
         cpu_ += used;
-        return watchdog_.lets_others_in(run, cpu_, [this, state] {
+        return watchdog_.should_yield_token(run, cpu_, [this, state] {
             ++asked;
             return state;
         });

@@ -1,5 +1,5 @@
 // How connections that no worker has come to their end: closed by us, lingering, shed when something has run out.
-#include "hybrid/listener.hpp"
+#include "hybrid/loop.hpp"
 
 #include "hybrid/session.hpp"
 
@@ -17,7 +17,7 @@ constexpr Duration kQuietTime = seconds(60); // between two messages about clien
 } // namespace
 
 // Reads away what the client still sends. The deadline stays what it was (S18).
-void Listener::on_lingering(Client &parked)
+void Loop::on_lingering(Client &parked)
 {
     parked.transit(ConnEvent::IoReady);
     char nowhere[8 * 1024];
@@ -29,12 +29,12 @@ void Listener::on_lingering(Client &parked)
     const bool more = rv == APR_SUCCESS || APR_STATUS_IS_EAGAIN(rv);
     if (more && keeper_.hear_again(parked) == 0)
         return;
-    ClientPtr client = unpark(parked);
+    ClientPtr client = take_out(parked);
     close(std::move(client), ConnEvent::PeerGone, CloseReason::ClientClosed);
 }
 
 // A client is lost, because nobody would hear it: what has run out is short for all, so that is said now and then.
-void Listener::drop_unpolled(ClientPtr client, int error)
+void Loop::drop_unpolled(ClientPtr client, int error)
 {
     const Time t = now();
     Time quiet_until = unpolled_quiet_until_.load();
@@ -44,13 +44,13 @@ void Listener::drop_unpolled(ClientPtr client, int error)
     close(std::move(client), ConnEvent::Kill, CloseReason::NotPolled);
 }
 
-void Listener::close(ClientPtr client, ConnEvent event, CloseReason reason)
+void Loop::close(ClientPtr client, ConnEvent event, CloseReason reason)
 {
     client->end(event, reason);
     drop(std::move(client));
 }
 
-void Listener::drop(ClientPtr client)
+void Loop::drop(ClientPtr client)
 {
     keeper_.forget(*client);
     client.reset();
@@ -59,13 +59,13 @@ void Listener::drop(ClientPtr client)
 }
 
 // A worker flushes and shuts it down; one that lingers already is dropped.
-void Listener::begin_close(ClientPtr client, ConnEvent event, CloseReason reason)
+void Loop::begin_close(ClientPtr client, ConnEvent event, CloseReason reason)
 {
     if (!client->live()) { // no worker is needed, but if something has come just now
         if (!client->input_waits())
             return close(std::move(client), ConnEvent::Dropped, reason);
         client->arriving().set_checked(true);
-        return wake_up(std::move(client), ConnEvent::IoReady);
+        return make_runnable(std::move(client), ConnEvent::IoReady);
     }
     client->end(event, reason);
     if (client->state() == ConnState::Closed)
@@ -75,7 +75,7 @@ void Listener::begin_close(ClientPtr client, ConnEvent event, CloseReason reason
 }
 
 // Those that other children will take stay for that.
-void Listener::shed_idle()
+void Loop::shed_idle()
 {
     std::vector<Timed *> idle;
     keeper_.collect(ConnState::KeepAlive, idle);
@@ -83,7 +83,7 @@ void Listener::shed_idle()
         auto &parked = static_cast<Client &>(*item);
         if ((hands_over() && !parked.live()) || parked.input_waits())
             continue;
-        ClientPtr client = unpark(parked);
+        ClientPtr client = take_out(parked);
         begin_close(std::move(client), ConnEvent::Shed, CloseReason::ChildEnds);
     }
 }
@@ -91,7 +91,7 @@ void Listener::shed_idle()
 // Half requests first that are a second old, because their clients take what others need (W15). While there are enough
 // of them that soon will be, nobody else has to go. Then idle ones, who is next to go in any case first; then those
 // that have connected without a word. What has a worker, or says something, or did so just now, goes on.
-void Listener::shed_oldest(int count)
+void Loop::shed_oldest(int count)
 {
     const Time t = now();
     std::vector<Timed *> halves;
@@ -127,19 +127,19 @@ void Listener::shed_oldest(int count)
     }
 }
 
-void Listener::shed(Client &parked)
+void Loop::shed(Client &parked)
 {
-    ClientPtr client = unpark(parked);
+    ClientPtr client = take_out(parked);
     if (Session::make_movable(*client, dormancy_))
         close(std::move(client), ConnEvent::Dropped, CloseReason::Shed); // no goodbye, no lingering
     else if (client->state() == ConnState::KeepAlive)
         begin_close(std::move(client), ConnEvent::Shed, CloseReason::Shed);
     else
-        give_up_arriving(std::move(client));
+        expire_request(std::move(client));
 }
 
 // Those that have not said a word can go, too.
-void Listener::shed_silent()
+void Loop::shed_silent()
 {
     if (hands_over())
         return;
@@ -149,7 +149,7 @@ void Listener::shed_silent()
         auto &parked = static_cast<Client &>(*item);
         if (parked.live() || parked.input_waits())
             continue;
-        ClientPtr client = unpark(parked);
+        ClientPtr client = take_out(parked);
         close(std::move(client), ConnEvent::Dropped, CloseReason::ChildEnds);
     }
 }

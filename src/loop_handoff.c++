@@ -1,5 +1,5 @@
 // How connections that nobody works on leave for another child, and what is done with those that come from one.
-#include "hybrid/listener.hpp"
+#include "hybrid/loop.hpp"
 
 #include "hybrid/session.hpp"
 
@@ -10,12 +10,12 @@ namespace hybrid {
 
 namespace {
 
-constexpr int kParcelsAtOnce = 64;                  // then the others should take some
-constexpr Duration kPace = milliseconds(2);         // for that
-constexpr Duration kRefused = milliseconds(20);     // when the channel is full
-constexpr Duration kNobody = milliseconds(10);      // when nobody else serves
-constexpr Duration kWaitingPause = milliseconds(5); // until the workers elsewhere are looked at again
-constexpr Duration kCostShare = 50;                 // of the time it takes to look, as a pause: 2 % of a core at most
+constexpr int kParcelsAtOnce = 64;                     // then the others should take some
+constexpr Duration kPace = milliseconds(2);            // for that
+constexpr Duration kRetryAfterFull = milliseconds(20); // when the channel is full
+constexpr Duration kNobody = milliseconds(10);         // when nobody else serves
+constexpr Duration kWaitingPause = milliseconds(5);    // until the workers elsewhere are looked at again
+constexpr Duration kCostShare = 50; // of the time it takes to look, as a pause: 2 % of a core at most
 constexpr Duration kLongestPause = milliseconds(100);
 constexpr Duration kPerRequest = milliseconds(2);  // and for each they got, which they may not show yet
 constexpr Duration kQuietTime = seconds(60);       // between two messages about requests that are refused
@@ -24,11 +24,11 @@ constexpr Duration kLookPeriod = milliseconds(10); // at who else serves
 } // namespace
 
 // In a hurry not even: the next generation is about to come.
-bool Listener::may_hand_over(Time now)
+bool Loop::may_hand_over(Time now)
 {
     if (!hands_over())
         return false;
-    if (seen_mode_ == Mode::Hurry)
+    if (seen_mode_ == Mode::Forced)
         return true;
     if (now >= looked_elsewhere_at_ + kLookPeriod) {
         looked_elsewhere_at_ = now;
@@ -38,7 +38,7 @@ bool Listener::may_hand_over(Time now)
 }
 
 // The poller must have forgotten it before it travels, or its events would go on coming here. True: it has gone.
-bool Listener::send(const Parcel &parcel, ClientPtr &client)
+bool Loop::send(const Parcel &parcel, ClientPtr &client)
 {
     keeper_.forget(*client);
     if (channel_.send(parcel, client->fd()) != 0)
@@ -48,33 +48,33 @@ bool Listener::send(const Parcel &parcel, ClientPtr &client)
     return true;
 }
 
-bool Listener::hand_over(ClientPtr &client)
+bool Loop::hand_over(ClientPtr &client)
 {
     return send(client->parcel(), client);
 }
 
 // What the channel refuses stays what it was, unless it can't be polled any more.
-Listener::Handed Listener::hand_over_parked(Client &parked)
+Loop::Handed Loop::hand_over_kept(Client &parked)
 {
     const Parcel parcel = parked.parcel();
     const Duration length = parked.length;
-    ClientPtr client = unpark(parked);
+    ClientPtr client = take_out(parked);
     if (send(parcel, client))
         return Handed::Over;
     static_cast<void>(client->take_sleep());
     const bool kept = parcel.expires == kNever ? park(std::move(client), Interest::Readable, length)
-                                               : park_until(std::move(client), parcel.expires);
+                                               : keep_until(std::move(client), parcel.expires);
     return kept ? Handed::Back : Handed::Closed;
 }
 
 // It has been idle for a part of its time already.
-bool Listener::park_until(ClientPtr client, Time until)
+bool Loop::keep_until(ClientPtr client, Time until)
 {
     return park(std::move(client), Interest::Readable, std::max<Duration>(until - now(), 0), Deadlines::Length::Odd);
 }
 
 // Something has run out that connections take: so many idle ones have to go, to children that have room, or for good.
-void Listener::make_room(int count)
+void Loop::make_room(int count)
 {
     const int room = std::min<long>(count, acceptor_.room_elsewhere());
     std::vector<Timed *> idle;
@@ -85,7 +85,7 @@ void Listener::make_room(int count)
         auto &parked = static_cast<Client &>(**item);
         if (!Session::make_movable(parked, dormancy_))
             continue;
-        if (hand_over_parked(parked) != Handed::Over)
+        if (hand_over_kept(parked) != Handed::Over)
             break;
         ++sent;
     }
@@ -93,14 +93,14 @@ void Listener::make_room(int count)
         shed_oldest(count - sent);
 }
 
-bool Listener::between_requests(void *self, Runnable &work)
+bool Loop::between_requests(void *self, Runnable &work)
 {
-    return work.run == static_cast<Listener *>(self)->callbacks_.turn && static_cast<Client &>(work).between_requests();
+    return work.run == static_cast<Loop *>(self)->callbacks_.turn && static_cast<Client &>(work).between_requests();
 }
 
 // Of those that wait for a worker, who has waited longest first; until `most` are gone, or the channel refuses one.
 // What can't move waits on.
-int Listener::hand_over_queued(int most)
+int Loop::hand_over_queued(int most)
 {
     std::vector<ClientPtr> stay;
     int sent = 0;
@@ -124,7 +124,7 @@ int Listener::hand_over_queued(int most)
 }
 
 // A few at a time: so many fit into the channel, and a user may have only so many descriptors under way.
-void Listener::hand_over_all(Time now)
+void Loop::hand_over_all(Time now)
 {
     if (now < hand_over_at_.load())
         return;
@@ -145,15 +145,15 @@ void Listener::hand_over_all(Time now)
             keeper_.set_seen(client); // and so are all before it: they need not be looked at again
             continue;
         }
-        if (hand_over_parked(client) != Handed::Over)
-            return hand_over_at_.store(later(now, kRefused));
+        if (hand_over_kept(client) != Handed::Over)
+            return hand_over_at_.store(later(now, kRetryAfterFull));
         if (++sent >= kParcelsAtOnce)
             return hand_over_at_.store(later(now, kPace));
     }
 }
 
 // Those that wait for a worker here go to idle ones elsewhere, who has waited longest first. True: there are none.
-bool Listener::hand_over_waiting(Time now)
+bool Loop::hand_over_waiting(Time now)
 {
     if (!channel_ || now < hand_over_waiting_at_ || !scheduler_.others_wait())
         return false;
@@ -167,11 +167,11 @@ bool Listener::hand_over_waiting(Time now)
 }
 
 // Who came last would wait longest.
-void Listener::refuse_waiting(Time now)
+void Loop::reject_waiting(Time now)
 {
     if (most_waiting_ == 0)
         return;
-    while (scheduler_.load().queued > most_waiting_ && callbacks_.can_refuse(callbacks_.child)) {
+    while (scheduler_.load().queued > most_waiting_ && callbacks_.can_reject(callbacks_.child)) {
         Runnable *work = scheduler_.pull(Scheduler::End::Last, between_requests, this);
         if (!work)
             return;
@@ -181,17 +181,17 @@ void Listener::refuse_waiting(Time now)
                          HYBLOGNO(0015) "%d requests wait for a worker: others get 503 (MaxWaitingRequests)",
                          static_cast<int>(most_waiting_));
         }
-        callbacks_.refuse(callbacks_.child, *work);
+        callbacks_.reject(callbacks_.child, *work);
     }
 }
 
 // Dormant, and parked nowhere. What has come meanwhile counts first; else it is as idle as it was.
-void Listener::settle_idle(ClientPtr client)
+void Loop::park_adopted(ClientPtr client)
 {
     switch (client->probe(limits_)) {
     case Progress::Complete:
         client->arriving().set_checked(true);
-        return wake_up(std::move(client), ConnEvent::IoReady);
+        return make_runnable(std::move(client), ConnEvent::IoReady);
     case Progress::Closed:
         return close(std::move(client), ConnEvent::PeerGone, CloseReason::ClientClosed);
     case Progress::Nothing: {
@@ -200,12 +200,12 @@ void Listener::settle_idle(ClientPtr client)
         if (until == kNever)
             park(std::move(client), Interest::Readable, length);
         else
-            park_until(std::move(client), until);
+            keep_until(std::move(client), until);
         return;
     }
     default:
         client->transit(ConnEvent::Begun);
-        park_arriving(std::move(client));
+        keep_arriving(std::move(client));
     }
 }
 

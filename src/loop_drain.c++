@@ -1,5 +1,5 @@
-// How a listener ends: accepting stops, connections go one by one, and it says so.
-#include "hybrid/listener.hpp"
+// How a loop ends: accepting stops, clients go one by one, and it says so.
+#include "hybrid/loop.hpp"
 
 #include "hybrid/session.hpp"
 
@@ -8,7 +8,7 @@
 
 namespace hybrid {
 
-void Listener::end()
+void Loop::end()
 {
     acceptor_.close(now(), Acceptor::Waiting::AreTaken);
     ended_.store(true);
@@ -17,7 +17,7 @@ void Listener::end()
     callbacks_.notify(callbacks_.child);
 }
 
-void Listener::part(Duration patience)
+void Loop::part(Duration patience)
 {
     const Time t = now();
     parts_at_.store(std::min(parts_at_.load(), later(t, patience)));
@@ -25,13 +25,13 @@ void Listener::part(Duration patience)
     look_again_for_http2();
 }
 
-void Listener::look_again_for_http2()
+void Loop::look_again_for_http2()
 {
     sheds_http2_.store(true);
     keeper_.wake();
 }
 
-void Listener::drain(bool hands_over)
+void Loop::drain(bool hands_over)
 {
     hands_over_.store(hands_over);
     sheds_http2_.store(true);
@@ -39,13 +39,13 @@ void Listener::drain(bool hands_over)
     set_mode(Mode::Drain);
 }
 
-void Listener::set_mode(Mode mode)
+void Loop::set_mode(Mode mode)
 {
     mode_.store(mode);
     keeper_.wake();
 }
 
-void Listener::follow_mode(Time now)
+void Loop::follow_mode(Time now)
 {
     const Mode mode = mode_.load();
     if (mode == Mode::Serve || mode == Mode::Stop) {
@@ -55,7 +55,7 @@ void Listener::follow_mode(Time now)
         return;
     }
     // In a hurry the whole generation ends, and the next one takes what is waiting.
-    acceptor_.close(now, mode == Mode::Hurry ? Acceptor::Waiting::Stay : Acceptor::Waiting::AreTaken);
+    acceptor_.close(now, mode == Mode::Forced ? Acceptor::Waiting::Stay : Acceptor::Waiting::AreTaken);
     if (seen_mode_ == Mode::Serve)
         keeper_.limit_lingering(kEndLingerTime, now);
     if (std::exchange(seen_mode_, mode) != mode)
@@ -64,7 +64,7 @@ void Listener::follow_mode(Time now)
     if (sheds_http2_.exchange(false))
         shed_http2(now);
     hand_over_all(now);
-    if (mode == Mode::Hurry) {
+    if (mode == Mode::Forced) {
         if (due)
             shed_idle();
         if (!std::exchange(shed_silent_, true))
@@ -73,7 +73,7 @@ void Listener::follow_mode(Time now)
 }
 
 // The programs that the configuration has started end soon, and requests in work may need them.
-void Listener::tell_if_quiet()
+void Loop::tell_if_quiet()
 {
     const Scheduler::Load load = scheduler_.load();
     if (load.at_work == 0 && load.queued == 0 && slot_.waiting_for_io() == 0 && slot_.set_quiet())
@@ -82,7 +82,7 @@ void Listener::tell_if_quiet()
 
 // Every connection has gone. Those that stay suspended with nothing left in this child that could let them go (its
 // module failed: ap_die() without the end of the request) must not keep the child for ever (K03).
-bool Listener::drained(Time now)
+bool Loop::drained(Time now)
 {
     const unsigned open = slot_.connections();
     if (open == 0)
@@ -100,7 +100,7 @@ bool Listener::drained(Time now)
 }
 
 // What is idle, or only now arriving, is about to go in any case.
-void Listener::describe(std::vector<std::string> &lines, Time now)
+void Loop::describe(std::vector<std::string> &lines, Time now)
 {
     suspended_.describe(lines);
     keeper_.for_each(ConnState::WaitIo, [&](const Kept &kept) {
@@ -109,7 +109,7 @@ void Listener::describe(std::vector<std::string> &lines, Time now)
 }
 
 // They can't move. Those that have just had a stream are given a pause, those that have had none yet a little longer.
-void Listener::shed_http2(Time now)
+void Loop::shed_http2(Time now)
 {
     std::vector<Timed *> parked;
     keeper_.collect(ConnState::KeepAlive, parked);
@@ -121,7 +121,7 @@ void Listener::shed_http2(Time now)
             continue;
         const bool shed = idle && now - (client.expires - client.length) >= Goodbye::kPause && !client.input_waits();
         static_cast<void>(client.take_sleep());
-        ClientPtr taken = unpark(client);
+        ClientPtr taken = take_out(client);
         if (shed)
             begin_close(std::move(taken), ConnEvent::Shed, CloseReason::ChildEnds);
         else

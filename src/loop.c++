@@ -1,4 +1,4 @@
-#include "hybrid/listener.hpp"
+#include "hybrid/loop.hpp"
 
 #include "hybrid/config.hpp"
 #include "hybrid/request_limits.hpp"
@@ -17,41 +17,41 @@ constexpr Duration kReviewPeriod = seconds(1); // suspended connections, for mod
 } // namespace
 
 /// A timed callback on its way to a worker.
-struct Listener::TimerTask : Runnable {
-    TimerTask(Listener &owner, TimedCallback what) : Runnable(run_on_worker), listener(owner), callback(what) {}
+struct Loop::TimerTask : Runnable {
+    TimerTask(Loop &owner, TimedCallback what) : Runnable(run_on_worker), loop(owner), callback(what) {}
 
     static void run_on_worker(Runnable &self, Worker &worker) noexcept
     {
         const std::unique_ptr<TimerTask> task(static_cast<TimerTask *>(&self));
         worker.slot.worker_status(worker.row, SERVER_BUSY_WRITE); // it is not idle (K22)
-        const auto ticket = task->listener.suspended_.callback_begins();
+        const auto ticket = task->loop.suspended_.callback_begins();
         task->callback.function(task->callback.baton);
-        task->listener.suspended_.callback_ended(ticket);
-        task->listener.give_back_released();
+        task->loop.suspended_.callback_ended(ticket);
+        task->loop.resume_released();
     }
 
-    Listener &listener;
+    Loop &loop;
     const TimedCallback callback;
 };
 
-Listener::Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Channel channel,
-                   const Callbacks &callbacks)
+Loop::Loop(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Channel channel,
+           const Callbacks &callbacks)
     : slot_(slot), scheduler_(scheduler), pools_(pools), callbacks_(callbacks), dormancy_(config.dormant),
       limits_(read_request_limits(ap_server_conf)), channel_(channel), tls_filter_(config.tls_filter),
       most_waiting_(config.max_waiting), acceptor_(config, slot, scheduler, keeper_.poller(), channel,
                                                    {[](void *self, ClientPtr client) {
                                                         Polls::inherited();
-                                                        static_cast<Listener *>(self)->on_accepted(std::move(client));
+                                                        static_cast<Loop *>(self)->on_accepted(std::move(client));
                                                     },
                                                     this, callbacks.turn,
                                                     [](void *self, int count) {
                                                         Polls::inherited();
-                                                        static_cast<Listener *>(self)->make_room(count);
+                                                        static_cast<Loop *>(self)->make_room(count);
                                                     }})
 {
 }
 
-void Listener::round(Worker &self)
+void Loop::round(Worker &self)
 {
     const Polls role(polled_);
     const Time t = now();
@@ -61,26 +61,26 @@ void Listener::round(Worker &self)
         slot_.set_accepting(!acceptor_.pausing());
     acceptor_.reconsider(t);
     const std::span<const epoll_event> events = wait(self, t);
-    take_in(events, now());
-    if (seen_mode_ == Mode::Hurry)
+    dispatch(events, now());
+    if (seen_mode_ == Mode::Forced)
         tell_if_quiet();
 }
 
-Listener::Attendance Listener::attend()
+Loop::Unattended Loop::round_unattended()
 {
     const Polls role(polled_);
     const Time t = now();
     if (!begin_round(t))
         return {t, false};
-    take_in(keeper_.look(), t);
+    dispatch(keeper_.look(), t);
     const bool waits_in_vain = hand_over_waiting(t);
-    refuse_waiting(t);
+    reject_waiting(t);
     const Time due = std::min(next_due(t), later(t, kReviewPeriod));
     return {scheduler_.others_wait() ? std::min(due, hand_over_waiting_at_) : due, waits_in_vain};
 }
 
-// False: the listener has ended.
-bool Listener::begin_round(Time now)
+// False: the loop has ended.
+bool Loop::begin_round(Time now)
 {
     if (ended_.load())
         return false;
@@ -91,20 +91,20 @@ bool Listener::begin_round(Time now)
     return false;
 }
 
-void Listener::take_in(std::span<const epoll_event> events, Time now)
+void Loop::dispatch(std::span<const epoll_event> events, Time now)
 {
     const bool was_crowded = crowded();
     for (const epoll_event &event : events)
         on_event(event, now);
     expire(now);
     run_timers(now);
-    give_back_released();
+    resume_released();
     if ((acceptor_.used_up() && !wants_drain_.exchange(true)) || (crowded() && !was_crowded))
         callbacks_.notify(callbacks_.child);
 }
 
 // Sleeps only when there is nothing to do, here or in the queue; and after another look, if that is worth it.
-std::span<const epoll_event> Listener::wait(Worker &self, Time now)
+std::span<const epoll_event> Loop::wait(Worker &self, Time now)
 {
     std::span<const epoll_event> events = keeper_.look();
     if (events.empty() && !keeper_.woken() && look_again_.worth_it())
@@ -117,7 +117,7 @@ std::span<const epoll_event> Listener::wait(Worker &self, Time now)
     return events;
 }
 
-std::span<const epoll_event> Listener::look(Time begin)
+std::span<const epoll_event> Loop::look(Time begin)
 {
     for (Time before = now();;) {
         const std::span<const epoll_event> events = keeper_.look();
@@ -136,13 +136,13 @@ std::span<const epoll_event> Listener::look(Time begin)
 }
 
 // In this order: a worker that comes back just now undoes both in its next round (W18).
-void Listener::nobody_polls()
+void Loop::note_unpolled()
 {
     slot_.set_accepting(false);
     unattended_.store(true);
 }
 
-Time Listener::next_due(Time now)
+Time Loop::next_due(Time now)
 {
     Time due = unattended_.load() ? kNever : acceptor_.next_due();
     if (seen_mode_ != Mode::Serve)
@@ -152,10 +152,10 @@ Time Listener::next_due(Time now)
     return keeper_.plan_sleep(due);
 }
 
-void Listener::on_event(const epoll_event &event, Time now)
+void Loop::on_event(const epoll_event &event, Time now)
 {
     const Keeper::Heard heard =
-        keeper_.hear(event, [](const Kept &kept) { return stays_parked(static_cast<const Client &>(kept)); });
+        keeper_.hear(event, [](const Kept &kept) { return stays_kept(static_cast<const Client &>(kept)); });
     if (!heard.target)
         return;
     if (!heard.kept)
@@ -163,11 +163,11 @@ void Listener::on_event(const epoll_event &event, Time now)
     else if (heard.taken)
         on_ready(owner_of(static_cast<Timed &>(*heard.kept)));
     else
-        on_parked_ready(static_cast<Client &>(*heard.kept));
+        on_kept_ready(static_cast<Client &>(*heard.kept));
 }
 
 // Its deadline may be what it was when it has been looked at.
-bool Listener::stays_parked(const Client &client)
+bool Loop::stays_kept(const Client &client)
 {
     const ConnState state = client.state();
     if (state == ConnState::Arriving)
@@ -175,13 +175,13 @@ bool Listener::stays_parked(const Client &client)
     return state == ConnState::Lingering || !client.live();
 }
 
-ClientPtr Listener::unpark(Client &parked)
+ClientPtr Loop::take_out(Client &parked)
 {
     keeper_.take(parked);
     return owner_of(static_cast<Timed &>(parked));
 }
 
-void Listener::on_parked_ready(Client &parked)
+void Loop::on_kept_ready(Client &parked)
 {
     if (parked.state() == ConnState::Lingering)
         on_lingering(parked);
@@ -189,20 +189,20 @@ void Listener::on_parked_ready(Client &parked)
         on_arriving(parked);
 }
 
-void Listener::on_ready(ClientPtr client)
+void Loop::on_ready(ClientPtr client)
 {
     const ConnState state = client->state();
     if (state == ConnState::KeepAlive && seen_mode_ != Mode::Serve && may_hand_over(now()) &&
         Session::make_movable(*client, dormancy_)) {
         if (!hand_over(client))
-            settle_idle(std::move(client));
+            park_adopted(std::move(client));
         return;
     }
     client->transit(ConnEvent::IoReady);
     push(std::move(client));
 }
 
-bool Listener::park(ClientPtr client, Interest what, Duration length, Deadlines::Length kind)
+bool Loop::park(ClientPtr client, Interest what, Duration length, Deadlines::Length kind)
 {
     if (client->state() == ConnState::Lingering && mode_.load() != Mode::Serve)
         length = std::min(length, kEndLingerTime);
@@ -218,13 +218,13 @@ bool Listener::park(ClientPtr client, Interest what, Duration length, Deadlines:
     return true;
 }
 
-void Listener::hold(ClientPtr client)
+void Loop::suspend(ClientPtr client)
 {
-    suspended_.hold(std::move(client));
+    suspended_.suspend(std::move(client));
     keeper_.wake(); // it may be let go already, and is looked at once per second from now on
 }
 
-void Listener::give_back_released()
+void Loop::resume_released()
 {
     for (ClientPtr &client : suspended_.take_released()) {
         client->transit(ConnEvent::Resumed);
@@ -232,35 +232,35 @@ void Listener::give_back_released()
     }
 }
 
-void Listener::add_timer(Duration delay, TimedCallback callback)
+void Loop::add_timer(Duration delay, TimedCallback callback)
 {
     keeper_.add_timer(later(now(), std::max<Duration>(delay, 0)), callback);
 }
 
-void Listener::run_timers(Time now)
+void Loop::run_timers(Time now)
 {
     while (const std::optional<TimedCallback> due = keeper_.take_due(now))
         scheduler_.push(*new TimerTask(*this, *due));
 }
 
 // An idle connection of HTTP/2 that is to end has less time than KeepAliveTimeout.
-CloseReason Listener::why_expired(const Client &client) const
+CloseReason Loop::why_expired(const Client &client) const
 {
     if (client.state() != ConnState::KeepAlive)
         return CloseReason::IoTimeout;
     return parting() && client.live() && client.session()->http2() ? CloseReason::ChildEnds : CloseReason::IdleTimeout;
 }
 
-void Listener::expire(Time now)
+void Loop::expire(Time now)
 {
     while (Kept *expired = keeper_.take_expired(now)) {
         ClientPtr client = owner_of(static_cast<Timed &>(*expired));
         const CloseReason reason = why_expired(*client);
         if (client->state() == ConnState::Arriving)
-            too_late(std::move(client), now);
+            on_request_timeout(std::move(client), now);
         else if (const Duration rest = client->take_sleep();
-                 rest > 0 && client->state() == ConnState::KeepAlive && !hurried())
-            lie_down(std::move(client), rest, now);
+                 rest > 0 && client->state() == ConnState::KeepAlive && !closes_idle())
+            make_dormant(std::move(client), rest, now);
         else
             begin_close(std::move(client), ConnEvent::Expired, reason);
     }

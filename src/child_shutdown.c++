@@ -38,7 +38,7 @@ bool Child::hides_end()
     Session *session = workers_ ? workers_->served_here() : nullptr;
     if (!session || !session->http2())
         return false;
-    if (listener_->desperate(now()) && !session->goodbye().fresh())
+    if (loop_->desperate(now()) && !session->goodbye().fresh())
         session->goodbye().say(session->record());
     return true;
 }
@@ -46,7 +46,7 @@ bool Child::hides_end()
 // Connections are to end, within `limit` (0: no limit).
 void Child::part(Duration limit)
 {
-    listener_->part(limit > 0 ? std::min(kBusyTime, limit / 4) : kBusyTime);
+    loop_->part(limit > 0 ? std::min(kBusyTime, limit / 4) : kBusyTime);
 }
 
 void Child::end_gracefully(bool hands_over)
@@ -58,7 +58,7 @@ void Child::end_gracefully(bool hands_over)
         ends_by_ = later(now(), birth_.config.drain_limit);
     set_mpm_state(birth_.retained, AP_MPMQ_STOPPING); // from now on answers say "Connection: close"
     part(birth_.config.drain_limit);
-    listener_->drain(hands_over);
+    loop_->drain(hands_over);
     ap_run_child_stopping(pchild_, 1);
 }
 
@@ -70,7 +70,7 @@ void Child::end_overdue()
         return;
     std::vector<std::string> holders;
     workers_->describe(holders, now());
-    listener_->describe(holders, now());
+    loop_->describe(holders, now());
     const std::size_t shown = std::min(holders.size(), kMostHolders);
     for (std::size_t i = 0; i < shown; ++i)
         ap_log_error(APLOG_MARK, APLOG_WARNING, 0, ap_server_conf,
@@ -89,9 +89,9 @@ void Child::end_now()
         return;
     ending_ = Ending::Now;
     set_mpm_state(birth_.retained, AP_MPMQ_STOPPING);
-    listener_->stop();
+    loop_->stop();
     scheduler_->stop();
-    workers_->stop_refusing(true);
+    workers_->stop_rejecting(true);
     workers_->hang_up();
     ap_run_child_stopping(pchild_, 0);
 }
@@ -102,7 +102,7 @@ void Child::end_now()
 bool Child::wait_for_workers()
 {
     Time give_up = std::min(ends_by_, later(now(), ap_server_conf->timeout));
-    workers_->stop_refusing(ending_ == Ending::Now);
+    workers_->stop_rejecting(ending_ == Ending::Now);
     while (workers_->running() > 0) {
         if (ending_ == Ending::Now) {
             give_up = std::min(give_up, later(now(), kPatience));

@@ -18,23 +18,23 @@
 
 namespace hybrid {
 
-class Listener {
+class Loop {
   public:
     /// What a worker runs for a connection, and how the child's main thread hears that it should look at crowded(),
-    /// wants_drain(), many_asleep() and ended(); any thread may call `notify`.
+    /// wants_drain(), many_dormant() and ended(); any thread may call `notify`.
     struct Callbacks {
         Runnable::Run turn;
         void (*notify)(void *child);
         void *child;
         /// A connection whose next request is to be answered with 503 can be taken over, at the moment; and is. Child's
         /// main thread.
-        bool (*can_refuse)(void *child);
-        void (*refuse)(void *child, Runnable &client);
+        bool (*can_reject)(void *child);
+        void (*reject)(void *child, Runnable &client);
     };
 
-    Listener(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Channel channel,
-             const Callbacks &callbacks);
-    Listener(const Listener &) = delete;
+    Loop(const Config &config, Slot &slot, Scheduler &scheduler, Pools &pools, Channel channel,
+         const Callbacks &callbacks);
+    Loop(const Loop &) = delete;
 
     /// Opens the poller; from then on timers can be added. errno or 0. Child's main thread.
     [[nodiscard]] int open() { return keeper_.open(); }
@@ -44,12 +44,12 @@ class Listener {
     /// poll.
     void round(Worker &self) EXCLUDES(polling);
     /// The same without a sleep, while all workers are blocked: takes no new connections, and sends those that wait to
-    /// children with idle workers. Child's main thread. Requires: Scheduler::stand_in() was true.
-    struct Attendance {
+    /// children with idle workers. Child's main thread. Requires: Scheduler::poll_in_place() was true.
+    struct Unattended {
         Time again_at;   ///< at the latest; sooner when poll_fd() is readable
         bool wants_help; ///< some wait, and no worker is idle anywhere
     };
-    Attendance attend() EXCLUDES(polling);
+    Unattended round_unattended() EXCLUDES(polling);
     int poll_fd() const { return keeper_.fd(); }
 
     // Any thread from here on.
@@ -58,9 +58,9 @@ class Listener {
     /// most. False: that can't be polled, and has been closed.
     bool park(ClientPtr client, Interest what, Duration length, Deadlines::Length kind = Deadlines::Length::Usual);
     /// The same for one in Arriving: for as long as its client may take for the request.
-    void park_arriving(ClientPtr client);
+    void keep_arriving(ClientPtr client);
     /// Takes over a connection in Suspended.
-    void hold(ClientPtr client);
+    void suspend(ClientPtr client);
     /// Closes the socket of a connection in Closed.
     void drop(ClientPtr client);
 
@@ -71,7 +71,7 @@ class Listener {
     void wake() { keeper_.wake(); }
 
     /// No worker is left that could poll, until one comes back: the scoreboard says so. Child's main thread.
-    void nobody_polls();
+    void note_unpolled();
 
     /// From now on connections of HTTP/2 end when they have had no stream for a moment; after `patience` a shorter one
     /// is enough; after twice that, clients are asked to open no more.
@@ -87,16 +87,16 @@ class Listener {
     /// KeepAliveTimeout (K04).
     void drain(bool hands_over);
     /// While draining: close those idle ones that can't move, now, and don't look who takes the others.
-    void hurry() { set_mode(Mode::Hurry); }
+    void force_drain() { set_mode(Mode::Forced); }
     /// ended() at once, when somebody polls.
     void stop() { set_mode(Mode::Stop); }
     /// Idle connections go to sleep after a while.
-    bool lets_sleep() const { return dormancy_.possible(); }
+    bool dormancy_enabled() const { return dormancy_.possible(); }
     Pools &pools() const { return pools_; }
     ap_filter_rec_t *tls_filter() const { return tls_filter_; }
     const RequestLimits &limits() const { return limits_; }
     /// An idle connection has no future here, nor elsewhere.
-    bool hurried() const { return mode_.load() >= Mode::Hurry && !(hands_over() && dormancy_.possible()); }
+    bool closes_idle() const { return mode_.load() >= Mode::Forced && !(hands_over() && dormancy_.possible()); }
 
     /// Adds a line for each connection that keeps a child which ends, but those that workers have.
     void describe(std::vector<std::string> &lines, Time now);
@@ -104,31 +104,31 @@ class Listener {
     bool crowded() const { return acceptor_.crowded(); }
     bool wants_drain() const { return wants_drain_.load(); }
     /// So many connections have gone to sleep that their memory, in pieces between what others have, is worth giving
-    /// back to the system; forget_asleep() begins to count anew.
-    bool many_asleep() const { return asleep_.load() >= kManyAsleep; }
-    void forget_asleep() { asleep_.store(0); }
+    /// back to the system; reset_dormant() begins to count anew.
+    bool many_dormant() const { return dormant_since_trim_.load() >= kManyDormant; }
+    void reset_dormant() { dormant_since_trim_.store(0); }
     bool ended() const { return ended_.load(); }
 
   private:
-    enum class Mode { Serve, Drain, Hurry, Stop };
-    static constexpr unsigned kManyAsleep = 100;
+    enum class Mode { Serve, Drain, Forced, Stop };
+    static constexpr unsigned kManyDormant = 100;
     static constexpr Duration kEndLingerTime = seconds(2); // for every lingering close once the child ends (S20)
     struct TimerTask;
 
     bool begin_round(Time now) REQUIRES(polling);
-    void take_in(std::span<const epoll_event> events, Time now) REQUIRES(polling);
+    void dispatch(std::span<const epoll_event> events, Time now) REQUIRES(polling);
     bool hand_over_waiting(Time now) REQUIRES(polling);
-    void refuse_waiting(Time now) REQUIRES(polling);
+    void reject_waiting(Time now) REQUIRES(polling);
     bool send(const Parcel &parcel, ClientPtr &client);
     bool hand_over(ClientPtr &client);
     enum class Handed { Over, Back, Closed };
-    Handed hand_over_parked(Client &parked) REQUIRES(polling);
+    Handed hand_over_kept(Client &parked) REQUIRES(polling);
     bool may_hand_over(Time now) REQUIRES(polling);
     void hand_over_all(Time now) REQUIRES(polling);
     static bool between_requests(void *self, Runnable &work);
     int hand_over_queued(int most);
-    void settle_idle(ClientPtr client);
-    bool park_until(ClientPtr client, Time until);
+    void park_adopted(ClientPtr client);
+    bool keep_until(ClientPtr client, Time until);
 
     bool hands_over() const { return hands_over_.load() && channel_; }
     void set_mode(Mode mode);
@@ -141,21 +141,21 @@ class Listener {
     std::span<const epoll_event> look(Time begin) REQUIRES(polling);
     void on_accepted(ClientPtr client) REQUIRES(polling);
     void on_event(const epoll_event &event, Time now) REQUIRES(polling);
-    static bool stays_parked(const Client &client);
-    ClientPtr unpark(Client &parked) REQUIRES(polling);
+    static bool stays_kept(const Client &client);
+    ClientPtr take_out(Client &parked) REQUIRES(polling);
     void on_ready(ClientPtr client) REQUIRES(polling);
-    void on_parked_ready(Client &parked) REQUIRES(polling);
+    void on_kept_ready(Client &parked) REQUIRES(polling);
     void on_lingering(Client &parked) REQUIRES(polling);
     void on_arriving(Client &parked) REQUIRES(polling);
-    void lie_down(ClientPtr client, Duration rest, Time now) REQUIRES(polling);
-    void give_up_arriving(ClientPtr client);
-    void too_late(ClientPtr client, Time now) REQUIRES(polling);
-    void wake_up(ClientPtr client, ConnEvent event);
+    void make_dormant(ClientPtr client, Duration rest, Time now) REQUIRES(polling);
+    void expire_request(ClientPtr client);
+    void on_request_timeout(ClientPtr client, Time now) REQUIRES(polling);
+    void make_runnable(ClientPtr client, ConnEvent event);
     void push(ClientPtr client) { scheduler_.push(*client.release()); }
     void expire(Time now) REQUIRES(polling);
     CloseReason why_expired(const Client &client) const;
     void run_timers(Time now) REQUIRES(polling);
-    void give_back_released();
+    void resume_released();
     void make_room(int count) REQUIRES(polling);
     void shed_http2(Time now) REQUIRES(polling);
     void shed_idle() REQUIRES(polling);
@@ -185,7 +185,7 @@ class Listener {
     std::atomic<Time> despairs_at_{kNever};
     std::atomic<bool> sheds_http2_{false}; // next time
     std::atomic<bool> wants_drain_{false};
-    std::atomic<unsigned> asleep_{0};
+    std::atomic<unsigned> dormant_since_trim_{0};
     std::atomic<bool> ended_{false};
 
     std::atomic<bool> unattended_{false};
