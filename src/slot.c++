@@ -176,14 +176,25 @@ unsigned Slot::waiting_for_io() const
     return counts_[WaitingIo].load(std::memory_order_relaxed);
 }
 
+// Whoever is in the slot that this child has left is another one, and its rows are not those that this process shows.
+bool Slot::is_own(int index) const
+{
+    return index == index_ && !left_rows_.load();
+}
+
+const worker_score *Slot::rows_of(int index) const
+{
+    return index == index_ && left_rows_.load() ? left_rows_.load() : ap_scoreboard_image->servers[index];
+}
+
 // Its first row says so as a rule: the others are not read then.
 bool Slot::serves(int index) const
 {
     const process_score &other = *ap_get_scoreboard_process(index);
-    if (index == index_ || other.pid == 0 || __atomic_load_n(&other.quiescing, __ATOMIC_RELAXED) != kServing ||
+    if (is_own(index) || other.pid == 0 || __atomic_load_n(&other.quiescing, __ATOMIC_RELAXED) != kServing ||
         other.generation != ap_scoreboard_image->global->running_generation)
         return false;
-    const worker_score *rows = ap_scoreboard_image->servers[index];
+    const worker_score *rows = rows_of(index);
     return std::any_of(rows, rows + thread_limit_,
                        [](const worker_score &row) { return status_of(row) >= SERVER_READY; });
 }
@@ -202,7 +213,7 @@ int Slot::idle_elsewhere(int enough) const
     for (int i = 0; i < ap_scoreboard_image->global->server_limit && idle < enough; ++i) {
         if (!serves(i) || ap_get_scoreboard_process(i)->not_accepting)
             continue;
-        const worker_score *rows = ap_scoreboard_image->servers[i];
+        const worker_score *rows = rows_of(i);
         for (int row = 0; row < thread_limit_ && idle < enough; ++row)
             idle += status_of(rows[row]) == SERVER_READY;
     }
@@ -230,7 +241,7 @@ bool Slot::somebody_sleeps(unsigned connections) const
         if (other.pid == 0 || other.not_accepting || !in_bucket(i) ||
             __atomic_load_n(&other.connections, __ATOMIC_RELAXED) >= connections || !serves(i))
             continue;
-        const worker_score *rows = ap_scoreboard_image->servers[i];
+        const worker_score *rows = rows_of(i);
         if (std::all_of(rows, rows + thread_limit_,
                         [](const worker_score &row) { return status_of(row) <= SERVER_READY; }))
             return true;
@@ -285,8 +296,10 @@ void Slot::vacate()
     nowhere_.pid = former.pid;
     nowhere_.generation = former.generation;
     nowhere_.quiescing = kUncounted;
+    worker_score *const rows = ap_scoreboard_image->servers[index_];
     __atomic_store_n(&ap_scoreboard_image->servers[index_], nowhere_rows_.get(), __ATOMIC_RELEASE);
     process_.store(&nowhere_);
+    left_rows_.store(rows);
     __atomic_store_n(&former.quiescing, static_cast<char>(kVacated), __ATOMIC_SEQ_CST);
 }
 

@@ -266,4 +266,21 @@ subtest 'storms: twenty reloads in two seconds' => sub {
     unlike $s->log, qr/:(?:error|crit|alert|emerg)\]/, 'and the log is quiet';
 };
 
+# A child that has left its slot finds its successor there, and perhaps nobody else.
+subtest 'a child whose slot has gone to the only other one hands its clients over' => sub {
+    my $s = server("StartServers 1\nServerLimit 1\nThreadsPerChild 2\nMaxRequestWorkers 2\nMinSpareThreads 1\nMaxSpareThreads 2\n",
+        "KeepAliveTimeout 60\nTimeout 30\n")->start;
+    my ($idle) = clients($s, 1);
+    wait_for(sub { $s->log =~ /goes to sleep/ }, 5) or die 'it does not go to sleep';
+    my @busy = map { # a body that does not end holds its worker
+        my $client = Hybrid::Client->new($s->port);
+        $client->send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" . 'x' x 60_000);
+        $client;
+    } 1 .. 2;
+    $s->graceful;
+    ok wait_for(sub { $s->log =~ /HYB0011/ }, 10), 'the former child leaves its slot';
+    is eval { $idle->get('/', limit => 8)->{status} }, 200, 'its idle client is answered by the next one';
+    $_->disconnect for @busy;
+};
+
 done_testing;

@@ -92,6 +92,8 @@ class Slot {
 
   private:
     void show(int row, ap_generation_t generation, int status);
+    bool is_own(int index) const;
+    const worker_score *rows_of(int index) const;
     bool serves(int index) const;
     bool in_bucket(int index) const { return index % buckets_ == index_ % buckets_; }
     enum Count { Connections, WaitingIo, Writing, KeptAlive, Held, Closing, Counts };
@@ -108,6 +110,7 @@ class Slot {
     std::atomic<process_score *> process_;
     std::atomic<std::uint32_t> counts_[Counts] = {}; // what the scoreboard shows, too
     process_score nowhere_{};                        // instead of the slot that was left
+    std::atomic<worker_score *> left_rows_{nullptr}; // of that slot, which another child has now, or will
     struct Free {
         void operator()(worker_score *rows) const { std::free(rows); }
     };
