@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # mod_mpm_hybrid: everything is done from here; the rules are in build/*.mk. `make help` lists the targets.
 
 .DEFAULT_GOAL := all

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The door: hooks, directives, the module record. No logic.
 
 #include "hybrid/child.hpp"

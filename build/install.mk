@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # make install, make uninstall; DESTDIR is honoured. On Debian-style trees a2enmod finds the module afterwards.
 
 INSTALL ?= install

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The module itself. VARIANT is the folder below build/out: release (installed), clang, asan, tsan.
 
 VARIANT ?= release

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What tools say about the source. These are part of make check, but tidy, which is slow.
 
 HEADERS := $(sort $(wildcard include/hybrid/*.hpp))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Unit tests: t/unit/<noun>.c++ is one program that speaks TAP.
 
 UNIT_SOURCES := $(sort $(wildcard t/unit/*.c++))

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How an acceptor leaves clients to other children: so that each has its share, and who is nearly full has room for
 // what has nowhere else to go.
 #include "hybrid/acceptor.hpp"

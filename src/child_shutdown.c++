@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How a child ends: gracefully, when its time is over, or at once.
 #include "hybrid/child.hpp"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What parent and children have in common, descriptors and memory, and how the children's calls are heard.
 #include "hybrid/children.hpp"
 

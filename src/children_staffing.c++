@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How many children, and by which numbers they are known: what the scoreboard shows, and what is done about it.
 #include "hybrid/children.hpp"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the loop does with clients that no worker need have: those that have not sent a whole request yet, and
 // sleepers.
 #include "hybrid/loop.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How a loop ends: accepting stops, clients go one by one, and it says so.
 #include "hybrid/loop.hpp"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How connections that nobody works on leave for another child, and what is done with those that come from one.
 #include "hybrid/loop.hpp"
 

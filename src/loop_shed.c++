@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How connections that no worker has come to their end: closed by us, lingering, shed when something has run out.
 #include "hybrid/loop.hpp"
 

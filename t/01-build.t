@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Building and installing: make notices what has changed around it, says what it can't do, and leaves nothing behind
 # (W10, W35). On a copy of the tree that has been built; `make fresh-check` does all of it in other releases of Debian.
 

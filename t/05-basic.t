@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The shared server runs on the MPM the suite is about, and serves.
 
 use strict;

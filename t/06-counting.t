@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What is counted after every test (Hybrid::Count): a leak that is planted is seen, and named.
 
 use strict;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Directives: every limit, clamp, text and restart rule is mpm_event's (parity D01-D21, H07, H09). The same configuration
 # is given to both, and what they print must be the same but for the module's name.
 

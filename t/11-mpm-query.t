@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What the MPM answers to ap_mpm_query() (parity Q01-Q04), as a module sees it at three moments.
 
 use strict;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The hooks an MPM runs: each in its process, in order, in pairs (parity H, R, C01, T30).
 
 use strict;

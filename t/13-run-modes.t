@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The ways to run: in one process, in the foreground, detached, and the command line's questions (parity M01-M11, T19).
 
 use strict;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What runs out, and what is wrong: one clear line, and the service goes on, or does not start; never half a server.
 
 use strict;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Every call of the system that the module makes fails while the server works, with each error that its man page has for
 # a system in trouble (not those that say we have passed nonsense, nor that an eventfd is full: then it has been written
 # to). The service goes on, or the one client it was about is closed; when the fault is over all is as before:

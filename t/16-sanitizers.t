@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What the sanitizers find in the module fails a test: faults that are planted in it (t/planted/faults.c++) are seen, each
 # by its sanitizer, and where there is none nothing is said.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The server's life by signals: start, stop, restart, reload, and what becomes of requests meanwhile (parity G, K05, K06,
 # K20, P11).
 

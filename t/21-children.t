@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # How many children there are, and which (parity P, H04, H05, K16, B14).
 
 use strict;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # One connection at a time: every state it can be in, its timeouts, and how it ends (parity S, H22, R13, K01).
 
 use strict;

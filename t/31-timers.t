@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Timed callbacks, and connections that modules suspend (parity K02, K03, K22, S30-S33, X21).
 
 use strict;

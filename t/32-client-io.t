@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What goes through a connection: files of all sizes arrive whole, small ones are not mapped, one that shrinks hurts nobody;
 # and a request is seen whenever it comes (S13, K01).
 

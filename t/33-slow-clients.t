@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Clients that take their time hold no worker: silent ones, half a head, half a body, half of the next request, half a TLS
 # handshake (K09). They are answered when the rest comes, and with 408 when it does not. What is no HTTP/1 is not waited for
 # (S25, S26).

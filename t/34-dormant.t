@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Idle connections give their memory back, and nobody can tell: counts, timeouts, logs and what comes next are as if they had not
 # (K08). Those that could tell stay awake.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Clients that are slow inside TLS: handshakes that stall, heads and bodies in one-byte records. No worker waits for them, and what
 # they get is what mod_ssl and httpd would have said (K09, K10).
 

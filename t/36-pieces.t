@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Requests that come in pieces of any size, as they do on a wire: each is answered as soon as it is whole, leaves nothing
 # behind that the next one on its connection would trip over, and costs no more than its bytes.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Reloads and recycled children under load: nobody loses a request (parity K04, C04, X13, X27).
 
 use strict;

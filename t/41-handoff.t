@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Connections go from child to child: who is idle when a child ends is served by the next one, and does not notice (K04, K05, K07, K16).
 # The probe is not loaded: it keeps connections where they are.
 

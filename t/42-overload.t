@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # More clients than can be served: who waits is answered or told so, who is idle gives way, and nothing is reset (K01, K14).
 
 use strict;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Chromium over reloads and over MaxConnectionsPerChild, on plain connections, TLS and HTTP/2, idle and busy: every
 # image of its pages is there, and no fetch() fails. mpm_event has the same pages at the same time.
 

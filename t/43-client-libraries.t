@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Real client libraries over reloads and over MaxConnectionsPerChild: Go, Python, node and curl as Debian has them, on
 # plain connections, TLS and HTTP/2, idle and busy. What counts is what the library reports to its user. mpm_event has
 # the same clients at the same time.

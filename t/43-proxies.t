@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # nginx, HAProxy and Varnish in front, with connections kept alive to the backend, over its reloads and over
 # MaxConnectionsPerChild: none of their clients sees that. mpm_event is behind proxies of its own at the same time.
 

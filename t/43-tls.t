@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # TLS handshakes that a reload interrupts, anywhere, and HTTP/2 over reloads while the configuration has programs (a
 # piped log, a RewriteMap, mod_cgid's daemon), beside mpm_event.
 

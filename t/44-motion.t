@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Connections in motion: the server reloads every 0.3 to 3 seconds, and each client is served as if nothing moved: by its
 # own deadlines (W11), counts, addresses and certificates, and with what is its own.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The channel between the children, from outside: nonsense in it, no descriptor for what it brings, no channel at all
 # (W30, W38, W39), nudges.
 

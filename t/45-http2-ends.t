@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # HTTP/2 connections when their child ends, at reloads, MaxConnectionsPerChild, with too many spare threads, and at graceful
 # stops: no stream is lost, whatever the client was about to do (defect W03).
 

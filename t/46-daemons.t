@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Reloads beside programs that end with the configuration: requests that need them wait for the next generation's, and none
 # meets a child that has lost them (W20).
 

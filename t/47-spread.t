@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Clients are spread over the children when they come (W23), a child that is nearly full leaves them to others, and one
 # that is full hands idle ones over before it closes any (W16).
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # A fuzzer on the live channel between the children of a server under AddressSanitizer: whatever is thrown into it, the
 # server neither crashes nor keeps a descriptor, and real clients go on moving from child to child meanwhile.
 #

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What it costs to look where connections could go, at those one has and at the other children: little, however many there
 # are (W45). A child's CPU time is compared with that of the same work where there is little to look at.
 

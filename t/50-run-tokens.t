@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Who runs: few workers while they compute, as many as are blocked, and nobody is left waiting beside them.
 
 use strict;

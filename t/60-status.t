@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What mod_status shows while each phase is held, against what is known to be so (parity B, K17, X28).
 
 use strict;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Why connections end: each reason of close_reason.def, by what brings it about from outside, on the running server; and
 # that what was opened has ended (Hybrid::Count looks after every test, too).
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Requests over a wire (packets of 1500 bytes at 20 Mbit/s): uploads, heads, tunnels and downloads, to mpm_hybrid and
 # mpm_event side by side. Each answer is event's, and comes no later than it would there.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The same bytes to mpm_hybrid and to mpm_event, which answer alike: the requests of t/fuzz/requests and what chance
 # makes of them, cut anywhere (`make fuzz-diff` does more of it); and frames of HTTP/2. HYBRID_SEED is another seed than the usual.
 

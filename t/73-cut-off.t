@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Clients that end in the middle of what they say, or of what they hear, by FIN, by closing, or by a reset: before,
 # while, and after children hand their connections over. Afterwards nothing of them is left, and whoever is still there
 # is idle.

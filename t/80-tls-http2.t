@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # TLS and HTTP/2: many clients, slow windows, timeouts by SNI, and polite ends (parity H23, H24, S24, X11, X14).
 
 use strict;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Work that is done elsewhere: proxied requests and tunnels, php-fpm, CGI (parity H25, S24, X29).
 
 use strict;

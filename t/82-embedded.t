@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Languages that run inside the server, on our threads (parity X29).
 
 use strict;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Modules that look at connections, requests and logs in ways of their own (parity S25, S26, X18, X29).
 
 use strict;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Processes and modules that live beside the MPM: nothing of ours is in what modules fork, with exec or without, as
 # whichever user (W04), and a reload goes unnoticed whatever is loaded.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where a child's connections come from, its listening sockets and other children: when they are taken, how many at a
 // time, and what an error means.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Is a request here, or how much more of it is wanted? Decides that from the bytes a client has sent so far, and
 // nothing else.
 #pragma once

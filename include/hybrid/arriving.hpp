@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A client's next request as far as it is here. Its bytes are looked at where they are, in the kernel or in httpd's
 // filters, and stay there.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How a connection gets from one child to another: a socket between all children of all generations, over which its
 // descriptor travels with the facts that are known of it.
 #pragma once

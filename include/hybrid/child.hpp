@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A child from fork to exit: drop privileges, start, serve, drain.
 //
 // The parent speaks to it by signals, each to one process: AP_SIG_GRACEFUL means end gracefully, others take the

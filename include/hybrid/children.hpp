@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The children as the parent knows them: forked, counted, told to end, gone. Their slots in the scoreboard are the
 // truth; what is kept besides is in Retained.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A client: a socket, who is at its other end, and what is known of the two without httpd. What httpd knows of it is
 // its Session, which it has while that is needed; without one it is dormant.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What httpd reads a client's connection from and writes it to: core's socket and core's output filter, with fewer
 // system calls on the way (doc/notes/2026-11-21-client-io.md).
 #pragma once

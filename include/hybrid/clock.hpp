@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Monotonic time in microseconds. L0 code takes "now" as an argument, so time stands still in tests;
 // only the threads that own a loop read the clock.
 #pragma once

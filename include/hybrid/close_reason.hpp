@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Why a client's connection ends, and how often that has happened.
 #pragma once
 

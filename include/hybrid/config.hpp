@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the directives say: filled while the configuration is read, clamped once by check(), constant from then on.
 #pragma once
 

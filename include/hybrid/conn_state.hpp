@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every state of a connection, every event, and every legal transition, checked when this header is compiled.
 // httpd's c->cs->state is the modules' mailbox: written once before a turn and read once after. Ours is ConnState,
 // written only by Client::transit() and Client::end().

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What expires first? One first-in-first-out queue per length of time, so that adding and removing cost nothing and
 // asking is proportional to the number of different lengths (a handful), not to the number of connections. What has a
 // length of its own, because it has waited elsewhere for a part of its time, is kept in order.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which idle connections can be made anew from their descriptor, so that they need no memory until their next request.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How an HTTP/2 connection ends without loss when its child does.
 //
 // mod_http2 has a goodbye of its own: as soon as the MPM says that it is stopping, the client is told to open no more

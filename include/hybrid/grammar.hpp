@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // HTTP/1's words and numbers, as httpd reads them.
 #pragma once
 

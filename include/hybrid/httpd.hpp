@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The only header that includes httpd's and APR's headers, and what every file that does needs once.
 #pragma once
 

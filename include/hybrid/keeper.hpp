@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The waiting room: whoever waits for input, for room to write, or for its time to pass, and for nobody's worker. Wakes
 // the thread that polls in time for the first of them, and for callbacks that are due. Knows no httpd.
 #pragma once

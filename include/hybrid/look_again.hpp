@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Is it worth looking again before going to sleep? A client that answers within some tens of microseconds is heard
 // sooner by who looks than by who has to be woken. One that doesn't costs the time looked for in vain; so after that
 // the next sleeps come without looking, twice as many each time. Pure: the thread that polls tells what it saw.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Owns every socket nobody works on: it accepts, hears readiness, keeps the deadlines and the timers, and hands what is
 // due to the scheduler. It is no thread but a role: the worker that polls, one at a time, has it for a round, and then
 // goes on with what it has found itself. It never waits for a worker (K11), and a connection whose turn has come waits

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A mutex and a condition that clang's thread-safety analysis understands (it does not know libstdc++'s).
 #pragma once
 

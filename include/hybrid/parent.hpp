@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The parent's life: bind, serve until a signal says otherwise, then restart or stop (event_run() and
 // server_main_loop() in server/mpm/event/event.c).
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // epoll as a type: who wants to hear what of which descriptor, and a way to wake the one who waits.
 #pragma once
 

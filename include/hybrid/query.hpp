@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What httpd asks its MPM before there are children: the start of a configuration pass, and ap_mpm_query().
 #pragma once
 

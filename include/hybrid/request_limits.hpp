@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What httpd's configuration says of requests that are too large, and of who else reads from clients.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How long a client may take for a request: mod_reqtimeout's settings, which that module applies only while a worker
 // reads.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What survives reloads. The module itself may be unloaded and mapped elsewhere in between, so: plain data, and no
 // pointer into the module (no vtable, no function, no literal).
 #pragma once

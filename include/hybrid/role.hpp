@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Rights that one thread has at a time without a lock, as clang's thread-safety analysis knows them.
 #pragma once
 

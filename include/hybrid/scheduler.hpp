@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Who runs? Ready work in, workers' turns out. To run anything, or to wait for events, a worker needs one of a few run
 // tokens: as many as keep this child's share of the cores busy. Who has one takes the next piece of work, runs it to
 // its end, and looks again; when nothing is left it polls for more, itself, so that no work changes threads on its way.

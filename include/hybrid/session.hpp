@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What httpd knows of a client: pool, socket, conn_rec, and the request at hand.
 #pragma once
 

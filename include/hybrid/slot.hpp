@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One child's rows of the scoreboard. In a child nobody else writes them (but httpd's core, through the handles of
 // connections), so what mod_status shows is true at every moment: counts follow each transition, not a clock (K17).
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How many children: from a snapshot of the slots decide which to add and which one to retire. Pure: no clock, no
 // fork, no scoreboard. The rules are mpm_event's (perform_idle_server_maintenance in server/mpm/event/event.c); only
 // the choice of whom to retire is ours (K16).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the module shows of itself: SetHandler hybrid-status.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Connections a module holds (CONN_STATE_SUSPENDED). httpd 2.4 has no call that gives one back: mod_dialup just sets
 // another state from a timed callback, and nobody is told. So whoever ran a callback looks here afterwards (K03).
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What another thread is doing: on a core, waiting for one, or blocked.
 #pragma once
 

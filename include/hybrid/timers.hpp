@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Callbacks due at a time of their own: what modules ask for with ap_mpm_register_timed_callback().
 #pragma once
 

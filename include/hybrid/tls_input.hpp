@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a client has said inside TLS: read ahead without waiting, so that no worker is held by a handshake or a request
 // that comes in small records (doc/notes/2026-11-21-slow-clients.md).
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One worker's visit to one connection: hooks, flush, then idle, wait or close. What the modules left in c->cs and
 // returned becomes one event for the connection's state (server/mpm/event/event.c, process_socket()).
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What becomes of a client when a turn has run its modules' hooks and has written what it could. Pure: a table of tests
 // reads like this function.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Should a worker that is at something lose its token? One that is blocked: yes, at once. One that computes for longer
 // than others can be asked to wait: yes, and the kernel shares the core between them. One that just doesn't get the
 // core, because somebody else has it: no, for others would not get it either. Pure: the clock ticks and the thread is

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A test's eyes inside httpd: logs every hook the MPM runs, with pid and thread, and has handlers and odd protocols
  * that hold a connection in one phase. Never part of the product. t/lib/Hybrid/Server.pm (probe) reads the log:
  *

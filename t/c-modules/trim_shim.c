@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* For LD_PRELOAD: which threads call malloc_trim(), in $TRIM_LOG, "PID TID" a line. */
 
 #ifndef _GNU_SOURCE

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // net/http as a client of t/43-client-libraries.t: Hybrid::Library says what is asked and answered.
 package main
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // node's http, https and http2 as clients of t/43-client-libraries.t: Hybrid::Library says what is asked and answered.
 'use strict';
 const http = require('http'), https = require('https'), http2 = require('http2'), readline = require('readline');

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # http.client, and urllib ("urllib" as protocol), as clients of t/43-client-libraries.t: Hybrid::Library says what is
 # asked and answered.
 import collections, http.client, json, random, ssl, sys, threading, time, urllib.parse, urllib.request

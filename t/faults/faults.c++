@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A library to be preloaded: calls of the system that come from the module under test fail when a test says so, while
 // the server runs. Calls of others, httpd's above all, are left alone.
 //

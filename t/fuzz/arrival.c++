@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // libFuzzer's target for the look at a client's first bytes: make fuzz.
 #include "arrival.hpp"
 

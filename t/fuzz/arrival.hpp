@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What must be true of any bytes that a client sends, in whatever pieces: for the fuzzer and, over its corpus, for the
 // unit test.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // libFuzzer's target for what comes from other children: make fuzz.
 #include "channel.hpp"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What must hold whatever anybody writes into the channel: shared by libFuzzer's target and the unit test.
 #pragma once
 

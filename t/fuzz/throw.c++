@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Throws what is no parcel, or a wrong one, into the channel of a server that runs: for t/45-channel.t and
 // t/48-parcels.t, as root.
 //

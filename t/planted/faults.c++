@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Faults that sanitizers must see, in a module of our own: for t/16-sanitizers.t, linked into no other. /planted?NAME
 // has one of them happen.
 #include "hybrid/httpd.hpp"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # A soak, for build/torture and not for the suite: clients of all kinds at once, for SOAK_SECONDS (60), while children are
 # killed, and, in its first half, the server is reloaded. In the second half one generation stays, and what its processes
 # have must not grow any more once they are warm. At the end everything is counted.

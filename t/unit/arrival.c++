@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // When a request is here: every way to cut one in two, what a body needs, and whatever is no HTTP/1 at all.
 #include "hybrid/arrival.hpp"
 #include "tap.hpp"

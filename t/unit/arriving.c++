@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How much of a request is here, looked at in the kernel, or in what has been read: on real TCP connections.
 #include "hybrid/arriving.hpp"
 #include "hybrid/fd.hpp"

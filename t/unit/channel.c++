@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A connection travels whole, or not at all: facts and descriptor arrive together, a full channel refuses, what is on
 // its way outlives its sender, and a sender of another version is not misunderstood. Whatever else comes is dropped,
 // with every descriptor that came with it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The arithmetic of time: no overflow, negative lengths, a clock that only goes forward.
 #include "hybrid/clock.hpp"
 #include "tap.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Why connections have ended, counted.
 #include "hybrid/close_reason.hpp"
 #include "tap.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The table of connection states against the lives it is meant to allow: what no life tells of must not be possible.
 // `conn_state --markdown` prints doc/states.md; without it the file (below argv[1], $HYBRID_ROOT or here) is compared.
 #include "hybrid/conn_state.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How many cores: what control groups say, from files of our own, and the affinity mask.
 #include "hybrid/cores.hpp"
 #include "tap.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What expires first: order within a length, exact times, removal, and no overflow.
 #include "hybrid/deadlines.hpp"
 #include "tap.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A descriptor has one owner: it is closed once, by whoever holds it last.
 #include "hybrid/fd.hpp"
 #include "tap.hpp"

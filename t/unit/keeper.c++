@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The waiting room: who is heard of, whose time has passed, and that nobody is lost or had by two. By hand, at random
 // against a model, and with threads. `keeper SEED` replays one seed, `keeper SEED COUNT` runs so many from there.
 #include "hybrid/keeper.hpp"

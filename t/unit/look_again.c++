@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The more looks were in vain, the more sleeps come without one; and back.
 #include "hybrid/look_again.hpp"
 #include "tap.hpp"

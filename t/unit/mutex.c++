@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Lock excludes, Condition lets go of the mutex while it waits and wakes one. What clang's analysis says of the
 // annotations is checked by compiling the rest of the tree with it.
 #include "hybrid/mutex.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the keeper builds on: readiness as long as it lasts or once, silence, what is stale, waking, and never being
 // early.
 #include "hybrid/poller.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Who runs what, who polls, who parks. Interleavings are replayed step by step on one thread: a worker is a Runner, its
 // steps are calls to next(), and whoever is told to park just isn't called until it is woken. At the end real threads
 // do it at random, for ThreadSanitizer.

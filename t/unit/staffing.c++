@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // mpm_event's rules for how many children there are (P02-P08), case by case, and whom to retire (K16).
 // That the limits fit the buckets (D10) is config's duty; here they are what they are.
 #include "hybrid/staffing.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The few words of TAP that unit tests need. They are spoken by the main thread only.
 #pragma once
 

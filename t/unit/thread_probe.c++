@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Real threads, looked at while they wait, compute, and have ended.
 #include "hybrid/thread_probe.hpp"
 #include "hybrid/mutex.hpp"

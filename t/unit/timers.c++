@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Timed callbacks come out by due time, equal times in the order they came in, and never early.
 #include "hybrid/timers.hpp"
 #include "tap.hpp"

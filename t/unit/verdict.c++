@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What becomes of a client after its answer: one line for each fact that decides, with everything that it outweighs.
 #include "hybrid/verdict.hpp"
 #include "tap.hpp"

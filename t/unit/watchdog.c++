@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // When a worker loses its token, tick by tick: the clock and the thread are told, not real.
 #include "hybrid/watchdog.hpp"
 #include "tap.hpp"

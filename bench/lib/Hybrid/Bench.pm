@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Bench;
 
 # The servers of a bench, the loads, and what one run of a load on a server gave.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Backends;
 
 # What stands behind a server in tests: php-fpm, and peers for tunnels. Each is a process of its own, that ends when the

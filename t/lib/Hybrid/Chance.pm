@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Chance;
 
 # Chance that comes again: the same seeds, the same choices, on every machine and with every Perl.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Chromium;
 
 # A headless Chromium with an empty profile of its own, driven by its DevTools over a pipe. It takes any certificate.

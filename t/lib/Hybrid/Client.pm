@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Client;
 
 # A raw HTTP/1 client: what it sends and when is up to the test. Every wait has a limit and dies when it is reached.

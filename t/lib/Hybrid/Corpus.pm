@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Corpus;
 
 # The requests of t/fuzz/requests, whose README says how they are written, and what chance makes of them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Count;
 
 # What a server's processes hold, counted: descriptors by what they refer to, connections by state, slots. Hybrid::Server

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Descriptors;
 
 # What processes hold, read from /proc: whose descriptor is whose, and of what kind.

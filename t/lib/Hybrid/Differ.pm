@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Differ;
 
 # The same bytes to mpm_hybrid and to mpm_event: what differs. A case is a request of the corpus, or what chance makes

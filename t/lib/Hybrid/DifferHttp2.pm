@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::DifferHttp2;
 
 # The same frames of HTTP/2 to mpm_hybrid and to mpm_event: what differs. A case is one of Hybrid::Http2Scripts, through

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Faults;
 
 # System calls of the module that fail when a test says so, while the server runs (t/faults/faults.c++).

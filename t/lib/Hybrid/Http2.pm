@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Http2;
 
 # A raw HTTP/2 connection: requests, and frame by frame what came of them. Hybrid::Http2::Browser below is a client that

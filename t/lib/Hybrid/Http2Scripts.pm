@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Http2Scripts;
 
 # What clients of HTTP/2 send, as bytes: fields are literal, without a table and without Huffman's code.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Library;
 
 # A program that uses a real client library, with so many connections kept alive, GET and POST by turns, and counts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Load;
 
 # Real load generators, bounded in time and count, and what they said as numbers.

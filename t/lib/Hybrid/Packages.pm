@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Packages;
 
 # Programs, modules and files of Debian's packages, whether installed or only unpacked (build/private-packages says why

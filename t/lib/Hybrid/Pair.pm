@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Pair;
 
 # The same requests to two servers side by side: the second, mpm_event, says what is right, and how long it takes on this

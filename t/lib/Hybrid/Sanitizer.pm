@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Sanitizer;
 
 # The module under AddressSanitizer and UndefinedBehaviorSanitizer, or under ThreadSanitizer, in the stock httpd:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Server;
 
 # A private, stock httpd for one test: its own folder, its own free loopback ports, its own logs, ended by the pid that

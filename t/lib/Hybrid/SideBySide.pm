@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::SideBySide;
 
 # The same clients, at the same time, of mpm_hybrid and of mpm_event, which is the measure of what a reload may cost.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Talk;
 
 # One connection among many in this process: it sends bytes in pieces, at their times, and notes what comes and when.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Wait;
 
 # Waiting for conditions, never for time: wait_for polls until the condition holds or the limit is reached.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 package Hybrid::Wire;
 
 # Loopback as a wire is: packets of 1500 bytes, one at a time, at a limited rate. A request does not arrive at once then,
