@@ -55,7 +55,9 @@ void Listener::follow_mode(Time now)
         return;
     }
     // In a hurry the whole generation ends, and the next one takes what is waiting.
-    acceptor_.close(now, mode == Mode::Hurry ? Acceptor::Waiting::Stay : Acceptor::Waiting::AreTaken);
+    acceptor_.close(now, mode == Mode::Hurry ? Acceptor::Waiting::Stay
+                         : hands_over()      ? Acceptor::Waiting::AreShared
+                                             : Acceptor::Waiting::AreTaken);
     if (seen_mode_ == Mode::Serve)
         keeper_.limit_lingering(kEndLingerTime, now);
     if (std::exchange(seen_mode_, mode) != mode)
