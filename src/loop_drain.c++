@@ -55,8 +55,10 @@ void Loop::follow_mode(Time now)
             shed_http2(now);
         return;
     }
-    // In a hurry the whole generation ends, and the next one takes what is waiting.
-    acceptor_.close(now, mode == Mode::Forced ? Acceptor::Waiting::Stay : Acceptor::Waiting::AreTaken);
+    // When that is forced the whole generation ends, and the next one takes what is waiting.
+    acceptor_.close(now, mode == Mode::Forced ? Acceptor::Waiting::Stay
+                         : hands_over()       ? Acceptor::Waiting::AreShared
+                                              : Acceptor::Waiting::AreTaken);
     if (seen_mode_ == Mode::Serve)
         keeper_.limit_lingering(kEndLingerTime, now);
     if (std::exchange(seen_mode_, mode) != mode)

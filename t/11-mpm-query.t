@@ -33,9 +33,10 @@ sub answers {
     return \%answer;
 }
 
+# CAN_WAITIO (19) is a question since httpd 2.4.63.
 my %constant = (
     2 => 1, 3 => 2, 4 => 5, 5 => 10, 6 => 4, 7 => 0, 8 => 3, 9 => 0, 10 => 90, 11 => 1000, 12 => 4, 14 => 1, 15 => 0,
-    16 => 'unknown', 17 => 'unknown', 18 => 'unknown', 19 => 1, 99 => 'unknown',
+    16 => 'unknown', 17 => 'unknown', 18 => 'unknown', 19 => Hybrid::Server::event_answers(19) // 'unknown', 99 => 'unknown',
 );
 for my $when (qw(post_config pre_mpm child_init)) {
     my $answer = answers($when);

@@ -87,6 +87,23 @@ subtest 'P18, B14: fewer are configured than run' => sub {
     ok wait_for(sub { !grep { Hybrid::Server::_alive($_) } @old }, 5), 'and none is left at the end';
 };
 
+# The probe keeps connections where they are: what the former child takes has to wait for its workers.
+subtest 'K07: who comes when all workers of a child that ends are blocked is left to the next one' => sub {
+    plan skip_all => 'children keep their slots' if $mpm ne 'hybrid';
+    my $s = server("StartServers 1\nServerLimit 1\nThreadsPerChild 2\nMaxRequestWorkers 2\nMinSpareThreads 1\nMaxSpareThreads 2",
+        uncounted => 'handlers sleep until the end');
+    my @held = $s->hold(30_000, 2);
+    my ($old) = $s->children;
+    kill 'STOP', $old; # so that it hears of both at the same time
+    $s->signal('USR1');
+    $s->wait_log(qr/AH00493/);
+    my @new = map { Hybrid::Client->new($s->port) } 1 .. 2;
+    $_->send("GET /conn HTTP/1.1\r\nHost: x\r\n\r\n") for @new;
+    kill 'CONT', $old;
+    my @pids = map { my $r = eval { $_->response(limit => 15) }; $r ? $r->{body} =~ /pid=(\d+)/ : 'no answer' } @new;
+    is scalar(grep { /^\d/ && $_ != $old } @pids), 2, "answered by the next child: @pids (the former is $old)";
+};
+
 # mod_cgid knows its programs by it, and ends one by it when its client goes.
 subtest 'W22, S24: c->id is unique, also when a child has left its slot to another' => sub {
     plan skip_all => 'children keep their slots' if $mpm ne 'hybrid';

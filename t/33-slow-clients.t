@@ -24,6 +24,12 @@ sub server {
 
 sub clients { my ($s, $first, $count) = @_; return map { my $c = Hybrid::Client->new($s->port); $c->send($first) if length $first; $c } 1 .. ($count // 5) }
 
+# The kernel keeps silent clients for itself first: for how many seconds, and the directive that says so. An httpd that does
+# not know it says 30, which the kernel makes 31.
+my ($deferred, $defer) = (Hybrid::Server->new(mpm => 'event', conf => 'ListenTCPDeferAccept 1')->run('-t'))[0] == 0
+    ? (1, 'ListenTCPDeferAccept 1') : (31, '');
+diag "this httpd does not know ListenTCPDeferAccept: silent clients come after $deferred s" if !$defer;
+
 # Nobody is at work but who answers.
 sub idle { my ($s) = @_; return wait_for(sub { $s->status->{BusyWorkers} == 1 }, 5) }
 
@@ -60,7 +66,7 @@ subtest 'the rest comes' => sub {
 };
 
 subtest 'the rest does not come: 408 in time, if a request has begun' => sub {
-    my $s = server("RequestReadTimeout header=1-3,MinRate=100 body=1\nTimeout 60\nListenTCPDeferAccept 1\nCustomLog \@ROOT\@/logs/access \"%>s %r\"\n", modules => ['reqtimeout']);
+    my $s = server("RequestReadTimeout header=1-3,MinRate=100 body=1\nTimeout 60\n$defer\nCustomLog \@ROOT\@/logs/access \"%>s %r\"\n", modules => ['reqtimeout']);
     my $begin = monotonic();
     my @half = (clients($s, "GET /half HTTP/1.1\r\nHo", 2), clients($s, "${post}Content-Length: 10\r\n\r\n12345", 2));
     my @more = clients($s, "GET /more HTTP/1.1\r\nX: " . 'x' x 190 . "\r\n", 1); # has earned itself another second or so
@@ -71,8 +77,8 @@ subtest 'the rest does not come: 408 in time, if a request has begun' => sub {
     ok $_->is_closed(10), 'closed' for @half;
     is $more[0]->response->{status}, 408, 'one that has sent more';
     cmp_ok monotonic() - $begin, '>', 1.9, 'had more time';
-    ok $_->is_closed(10), 'a silent one is closed' for @silent;
-    cmp_ok monotonic() - $begin, '<', 20, 'none waits for Timeout';
+    ok $_->is_closed(10 + $deferred), 'a silent one is closed' for @silent;
+    cmp_ok monotonic() - $begin, '<', 20 + $deferred, 'none waits for Timeout';
     my $access = Hybrid::Server::slurp($s->root . '/logs/access');
     like $access, qr/^408 GET \/half/m, 'the access log has it';
     $s = server("RequestReadTimeout header=0 body=0\nTimeout 1", modules => ['reqtimeout']);
@@ -186,9 +192,9 @@ CONF
 };
 
 subtest 'a client that goes away' => sub {
-    my $s = server('ListenTCPDeferAccept 1'); # seconds: so long the kernel keeps silent ones for itself
+    my $s = server($defer);
     my @clients = (clients($s, ''), clients($s, 'GET /half'));
-    ok wait_for(sub { $s->status->{ConnsTotal} == 11 }, 15), 'connected';
+    ok wait_for(sub { $s->status->{ConnsTotal} == 11 }, 15 + $deferred), 'connected';
     $_->disconnect for @clients;
     ok wait_for(sub { $s->status->{ConnsTotal} == 1 }, 5), 'is forgotten at once';
     my ($client) = clients($s, 'GET /half', 1);

@@ -7,7 +7,7 @@ use warnings;
 use Test::More;
 use POSIX ();
 use Hybrid::Client;
-use Hybrid::Packages qw(program);
+use Hybrid::Packages qw(nginx_log program);
 use Hybrid::Server;
 use Hybrid::SideBySide;
 use Hybrid::Wait;
@@ -21,7 +21,7 @@ my @VARNISH = split ' ', '-F -n @FOLDER@/varnish -a 127.0.0.1:@PORT@ -f @CONF@ -
 
 # The configuration of each, with its own port, the backend's, and a folder.
 my %PROXY = (
-    nginx => { program => 'nginx', conf => <<'CONF', command => [qw(-p @FOLDER@ -c @CONF@ -e @FOLDER@/error)] },
+    nginx => { program => 'nginx', conf => <<'CONF', command => [qw(-p @FOLDER@ -c @CONF@), nginx_log('@FOLDER@/error')] },
 daemon off;
 worker_processes 1;
 pid @FOLDER@/pid;

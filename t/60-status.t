@@ -51,6 +51,8 @@ subtest 'B09: an idle server' => sub {
 };
 
 subtest 'B04, B08, X28: every phase at once' => sub {
+    my $no_waitio = Hybrid::Server::no_waitio();
+    SKIP: { skip "nobody waits for input: $no_waitio", 1 if $no_waitio }
     my $s = server($one_child, <<'CONF');
 EnableSendfile On
 KeepAliveTimeout 60
@@ -71,7 +73,8 @@ CONF
         $client->read_until(qr/\r\n\r\n/);
         $client;
     } 1 .. 2;
-    my @waiting = map { my $client = Hybrid::Client->new($s->port(2)); $client->read_until(qr/waiting/); $client } 1 .. 3;
+    my @waiting = map { my $client = Hybrid::Client->new($s->port(2)); $client->read_until(qr/waiting/); $client } 1 .. ($no_waitio ? 0 : 3);
+    my $waitio = sub { return $no_waitio ? () : (ConnsAsyncWaitIO => $_[0]) }; # mod_status shows it since there is such a state
     my @held = map { my $client = Hybrid::Client->new($s->port(3)); $client->read_until(qr/suspended/); $client } 1 .. 2;
     my @closing = map {
         my $client = Hybrid::Client->new($s->port);
@@ -83,14 +86,14 @@ CONF
     my @working = $s->hold(60_000, 3);
 
     my $busy = 1 + 3; # who answers, handlers
-    my $conns = $busy + 2 + 5 + 2 + 3 + 2 + 2;
+    my $conns = $busy + 2 + 5 + 2 + @waiting + 2 + 2;
     if ($mpm eq 'event') {
         my $status = $s->status;
         isnt "$status->{ConnsTotal} $status->{ConnsAsyncKeepAlive}", "$conns 5", 'difference: event shows what was once (K17)';
         return;
     }
     shows $s, {
-        ConnsTotal => $conns, ConnsAsyncKeepAlive => 5, ConnsAsyncWriting => 2, ConnsAsyncWaitIO => 3, ConnsAsyncClosing => 2,
+        ConnsTotal => $conns, ConnsAsyncKeepAlive => 5, ConnsAsyncWriting => 2, $waitio->(3), ConnsAsyncClosing => 2,
         BusyWorkers => $busy, IdleWorkers => 12 - $busy, Processes => 1, Stopping => 0,
     }, 'each is counted where it is';
     my $board = $s->status->{Scoreboard};
@@ -99,7 +102,7 @@ CONF
     is $board =~ tr/_//, 12 - $busy, '_: the rest';
 
     $_->disconnect for @idle[ 0 .. 2 ], @closing, @waiting, $writing[0];
-    shows $s, { ConnsTotal => $conns - 9, ConnsAsyncKeepAlive => 2, ConnsAsyncWriting => 1, ConnsAsyncWaitIO => 0,
+    shows $s, { ConnsTotal => $conns - 6 - @waiting, ConnsAsyncKeepAlive => 2, ConnsAsyncWriting => 1, $waitio->(0),
         ConnsAsyncClosing => 0 }, 'K17: within seconds of their going', 3;
     is $writing[1]->read_bytes(20_000_000) =~ tr/x//, 20_000_000, 'one is written to its end';
     shows $s, { ConnsAsyncKeepAlive => 3, ConnsAsyncWriting => 0 }, 'and is idle then';

@@ -106,7 +106,7 @@ sub at_rest {
         if (!@left && $mpm eq 'hybrid') {
             my $status = $s->status;
             my %expected = (BusyWorkers => 1, ConnsTotal => 1 + @idle, ConnsAsyncKeepAlive => scalar @idle,
-                map { ("ConnsAsync$_" => 0) } qw(WaitIO Writing Closing));
+                map { ("ConnsAsync$_" => 0) } qw(Writing Closing), defined $status->{ConnsAsyncWaitIO} ? 'WaitIO' : ()); # that since httpd 2.4.63
             my @wrong = grep { $status->{$_} != $expected{$_} } sort keys %expected;
             @left = map { "$_ is $status->{$_}, not $expected{$_}" } @wrong;
         }

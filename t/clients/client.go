@@ -7,7 +7,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
-	"io"
+	"io/ioutil"
 	"math/rand"
 	"net/http"
 	"os"
@@ -48,7 +48,7 @@ func ask(client *http.Client, url string, post bool, protocol int) string {
 		return name + text[strings.LastIndex(text, "\": ")+1:]
 	}
 	defer response.Body.Close()
-	if _, err := io.ReadAll(response.Body); err != nil {
+	if _, err := ioutil.ReadAll(response.Body); err != nil {
 		return name + err.Error()
 	}
 	if response.StatusCode != 200 || response.ProtoMajor != protocol {

@@ -129,7 +129,7 @@ bool is_ours(const void *address)
     if (dladdr(address, &info) == 0 || !info.dli_fname)
         return false;
     const char *slash = strrchr(info.dli_fname, '/');
-    return strncmp(slash ? slash + 1 : info.dli_fname, "mod_mpm_hybrid", 14) == 0;
+    return strstr(slash ? slash + 1 : info.dli_fname, "mod_mpm_hybrid"); // also a variant of it
 }
 
 [[gnu::noinline]] bool called_by_us(const void *caller, unsigned frames)

@@ -40,7 +40,8 @@ std::vector<Fd> find_channel(const char *pid)
     const Fd process(static_cast<int>(syscall(SYS_pidfd_open, std::atoi(pid), 0)));
     std::vector<Fd> ends;
     for (const int number : numbers) {
-        Fd fd(static_cast<int>(syscall(SYS_pidfd_getfd, process.get(), number, 0)));
+        // By the kernel's own name for it: glibc has known one since 2.32.
+        Fd fd(static_cast<int>(syscall(__NR_pidfd_getfd, process.get(), number, 0)));
         int type = 0;
         socklen_t length = sizeof type;
         if (fd && getsockopt(fd.get(), SOL_SOCKET, SO_TYPE, &type, &length) == 0 && type == SOCK_SEQPACKET)

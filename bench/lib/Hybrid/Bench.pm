@@ -7,6 +7,7 @@ use strict;
 use warnings;
 use FindBin;
 use Hybrid::Load qw(run_command);
+use Hybrid::Packages;
 use Hybrid::Server;
 use Hybrid::Wait;
 use POSIX ();
@@ -281,7 +282,8 @@ CONF
 sub start {
     my ($self) = @_;
     my $root = $self->root;
-    system('sh', '-c', "ulimit -n $Hybrid::Bench::DESCRIPTORS; exec nginx -p $root -c $root/nginx.conf -e $root/logs/error") == 0 or die "nginx did not start\n";
+    my $log = join ' ', Hybrid::Packages::nginx_log("$root/logs/error");
+    system('sh', '-c', "ulimit -n $Hybrid::Bench::DESCRIPTORS; exec nginx -p $root -c $root/nginx.conf $log") == 0 or die "nginx did not start\n";
     Hybrid::Wait::wait_for(sub { $self->pid && $self->get('/small') }, 10) or die "nginx does not answer\n";
     return $self;
 }

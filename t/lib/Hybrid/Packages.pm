@@ -15,7 +15,7 @@ use warnings;
 use Carp;
 use Exporter 'import';
 
-our @EXPORT_OK = qw(program module file environment);
+our @EXPORT_OK = qw(program module file environment nginx_log);
 
 our $INSTALLED = $ENV{HYBRID_LIBEXECDIR} || '/usr/lib/apache2/modules';
 our $UNPACKED  = $ENV{HYBRID_UNPACKED} || ''; # set by build/with-build
@@ -40,6 +40,14 @@ sub file {
     my ($path) = @_;
     my ($found) = grep { -e } $path, $UNPACKED ? "$UNPACKED$path" : ();
     return $found // croak "no $path: its package belongs into build/install-deps";
+}
+
+# nginx's argument that names its first log, until it has read its configuration: nginx has it since 1.19.5. One that has
+# not opens the system's, and says so when it can't.
+sub nginx_log {
+    my ($path) = @_;
+    my $nginx = eval { program('nginx') } // return;
+    return `$nginx -h 2>&1` =~ /^ +-e filename/m ? ('-e', $path) : ();
 }
 
 # What a program must have in its environment to load unpacked modules; their names, or nothing, give an empty list when

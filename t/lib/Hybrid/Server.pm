@@ -416,6 +416,21 @@ sub probe {
     return @lines;
 }
 
+# What mpm_event of the same httpd answers to a code of ap_mpm_query(): undef when this httpd has no such question.
+sub event_answers {
+    my ($code) = @_;
+    my $s = Hybrid::Server->new(mpm => 'event', probe => 1, uncounted => 'only asked')->start;
+    my ($answer) = grep { $_->{hook} eq 'query' && $_->{when} eq 'pre_mpm' && $_->{code} == $code } $s->probe;
+    $answer // $s->fail("was not asked for $code");
+    return $answer->{rv} == 0 ? $answer->{result} : undef;
+}
+
+# Why no module can wait for input without a worker here (ASYNC_WAITIO, httpd 2.4.63); undef when they can.
+sub no_waitio {
+    return if defined event_answers(19); # AP_MPMQ_CAN_WAITIO
+    return 'this httpd has no state ASYNC_WAITIO: its event does not know the question AP_MPMQ_CAN_WAITIO';
+}
+
 sub slurp {
     my ($path) = @_;
     open my $in, '<', $path or return '';

@@ -20,8 +20,10 @@ use Hybrid::Server;
 
 our @EXPORT = qw(servers url reload add failures judge);
 
-# A request that has met a goodbye: the server has refused it, and the library leaves it to its user to ask again.
+# A request that has met a goodbye: the server has refused it, and the library leaves it to its user to ask again. All that
+# a session has under way meet it together, which are four (t/43-client-libraries.t): so few are two sessions.
 my $REFUSED = qr/REFUSED_STREAM/;
+my $FEW = 8;
 my $MPM_CONF = "StartServers 2\nThreadsPerChild 25\nMaxRequestWorkers 150\nMinSpareThreads 25\nMaxSpareThreads 75\n";
 
 # Programs that end with the configuration, so that a reload has to end what can't move at once.
@@ -108,7 +110,7 @@ sub judge {
         }
         else { is $failed, 0, "none fails ($beside)" or diag "$name\n", in_words($of) }
         my $refused = failures($of) - $failed;
-        cmp_ok $refused, '<=', 3, "few have to be asked again: $refused" if $refused;
+        cmp_ok $refused, '<=', $FEW, "few have to be asked again: $refused" if $refused;
     }
     for (sort keys %$theirs) {
         my $failed = failures($theirs->{$_});
