@@ -122,13 +122,21 @@ inline constexpr auto kConnTransitions = [] {
     });
 }();
 
+/// The same by state and event, asked several times per request: the next state, or one that there is not.
+inline constexpr auto kConnMatrix = [] {
+    std::array<std::array<std::size_t, kConnEvents.size()>, kConnStates.size()> matrix{};
+    for (auto &row : matrix)
+        row.fill(kConnStates.size());
+    for (const ConnTransition &t : kConnTransitions)
+        matrix[static_cast<std::size_t>(t.from)][static_cast<std::size_t>(t.event)] = static_cast<std::size_t>(t.to);
+    return matrix;
+}();
+
 /// The state `event` leads to from `from`; nothing when that cannot happen.
 constexpr std::optional<ConnState> next_state(ConnState from, ConnEvent event)
 {
-    for (const ConnTransition &t : kConnTransitions)
-        if (t.from == from && t.event == event)
-            return t.to;
-    return std::nullopt;
+    const std::size_t to = kConnMatrix[static_cast<std::size_t>(from)][static_cast<std::size_t>(event)];
+    return to < kConnStates.size() ? std::optional(static_cast<ConnState>(to)) : std::nullopt;
 }
 
 namespace conn_table {
