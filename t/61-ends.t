@@ -162,6 +162,21 @@ subtest 'reloads, and the end of a child' => sub {
     }, beside => ['Moved', 'ClientClosed', 'ChildEnds']);
 };
 
+# Those that are numbered beyond ServerLimit count in one row: one that ends must leave the others' clients in it.
+subtest 'more children than slots' => sub {
+    my $s = Hybrid::Server->new(probe => 1, mpm_conf => "${one_child}ServerLimit 1\n")->start;
+    my @held;
+    for my $ms (3_000, 4_000, 8_000) {
+        $s->graceful if @held;
+        push @held, $s->hold($ms, 2);
+    }
+    is scalar($s->children), 3, 'three children, one slot';
+    is scalar(grep { my $r = $_->response; $_->disconnect; $r->{status} == 200 } @held), 6, 'all clients are answered';
+    my $open;
+    wait_for(sub { my $ends = $s->ends; ($open = $ends->{ClientsOpened} - $ends->{ClientsEnded}) == 1 && $s->children == 1 }, 10);
+    is $open, 1, 'each has ended, and once';
+};
+
 subtest 'too many wait' => sub {
     my $s = Hybrid::Server->new(mpm_conf => "${one_child}MaxWaitingRequests 2 7\n", probe => 1)->start;
     ends_so($s, 'Overloaded', '503', sub {

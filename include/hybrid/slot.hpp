@@ -51,8 +51,8 @@ class Slot {
     void opened();
     void moved(ConnState from, ConnState to);
     void ended(CloseReason reason) { shared_counts_.ended(reason); }
-    /// The process ends, and with it those that are left.
-    void end_rest() { shared_counts_.end_rest(CloseReason::ChildEnds); }
+    /// The process ends, and with it those that are left: its own, others may count in the same place.
+    void end_rest() { shared_counts_.ended(CloseReason::ChildEnds, connections()); }
     unsigned connections() const;
     /// Connections that don't count against the accept limit, being about to go (S20).
     unsigned closing() const;
