@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 #include <type_traits>
+#include <unistd.h>
 
 namespace hybrid {
 
@@ -16,7 +17,9 @@ void SessionEnder::operator()(Session *session) const
 {
     // A socket that a module took away (mod_proxy_fdpass) is -1 by now and must not be closed for it.
     apr_os_sock_t fd = -1;
-    if (session->socket_ && apr_os_sock_get(&fd, session->socket_) == APR_SUCCESS && fd >= 0) {
+    if (!session->socket_) {
+        close(session->client_.fd());
+    } else if (apr_os_sock_get(&fd, session->socket_) == APR_SUCCESS && fd >= 0) {
         apr_socket_timeout_set(session->socket_, 0);
         apr_socket_close(session->socket_);
     }
