@@ -83,7 +83,7 @@ Progress Arriving::judge(std::string_view bytes, const RequestLimits &limits, Ca
         arrival.state = Arrival::State::Whole;
     if (arrival.state == Arrival::State::Whole)
         return Progress::Complete;
-    part_.bytes = bytes.size();
+    part_.bytes = part_.seen = bytes.size();
     part_.head = arrival.head;
     wanted = arrival.wanted;
     return arrival.state == Arrival::State::Body ? Progress::Head : Progress::Partial;
@@ -159,7 +159,7 @@ void Arriving::count_unread()
     int unread = 0;
     if (shakes_hands_ || ioctl(fd_, FIONREAD, &unread) != 0)
         return;
-    const std::size_t read = encrypted_ ? part_.bytes : part_.read;
+    const std::size_t read = encrypted_ ? part_.seen : part_.read;
     part_.bytes = std::max(part_.bytes, read + static_cast<std::size_t>(unread));
 }
 

@@ -144,18 +144,17 @@ void Client::step(ConnEvent event)
                      facts(state_).name, facts(event).name, facts(*to).name, reason_ ? ": " : "",
                      reason_ ? facts(*reason_).words : "");
     slot_.moved(state_, *to);
-    if (to == ConnState::Ready) {
-        before_ready_ = state_;
-        if (state_ == ConnState::Arriving)
-            arriving_.forget();
-    }
+    if (facts(*to).owner == ConnOwner::RunQueue && state_ != *to)
+        came_from_ = state_;
+    if (to == ConnState::Ready && state_ == ConnState::Arriving)
+        arriving_.forget();
     ap_assert(to != ConnState::KeepAlive || arriving_.at_rest());
     state_ = *to;
 }
 
 bool Client::between_requests() const
 {
-    return state_ == ConnState::Ready && !arriving_.timed_out() && (!live() || before_ready_ == ConnState::KeepAlive);
+    return state_ == ConnState::Ready && !arriving_.timed_out() && (!live() || came_from_ == ConnState::KeepAlive);
 }
 
 void Client::make_dormant(int keepalives, const char *log_id)

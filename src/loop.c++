@@ -247,9 +247,10 @@ void Loop::run_timers(Time now)
 // An idle connection of HTTP/2 that is to end has less time than KeepAliveTimeout.
 CloseReason Loop::why_expired(const Client &client) const
 {
-    if (client.state() != ConnState::KeepAlive)
-        return CloseReason::IoTimeout;
-    return parting() && client.live() && client.session()->http2() ? CloseReason::ChildEnds : CloseReason::IdleTimeout;
+    const bool idle = client.state() == ConnState::KeepAlive;
+    if (parting() && client.live() && client.session()->http2() && (idle || client.session()->goodbye().fresh()))
+        return CloseReason::ChildEnds;
+    return idle ? CloseReason::IdleTimeout : CloseReason::IoTimeout;
 }
 
 void Loop::expire(Time now)

@@ -24,7 +24,7 @@ constexpr Duration kLookPeriod = milliseconds(10); // at who else serves
 
 } // namespace
 
-// In a hurry not even: the next generation is about to come.
+// When the drain is forced nobody need serve yet: the next generation is about to come.
 bool Loop::may_hand_over(Time now)
 {
     if (!hands_over())

@@ -15,7 +15,7 @@ void Scheduler::push(Runnable &work)
         (last_ ? last_->next : first_) = &work;
         last_ = &work;
         ++queued_;
-        wake = std::exchange(dormant_since_trim_, false);
+        wake = std::exchange(poller_sleeps_, false);
         if (!wake)
             hand_on();
     }
@@ -55,7 +55,7 @@ Scheduler::Next Scheduler::next(Runner &self)
         hand_on();
         relieve = poller_ == &stand_in_ && (next.act == Act::Park || (!had_token && next.act == Act::Run));
         relieved_ |= relieve;
-        if (next.act == Act::Run && !dormant_since_trim_)
+        if (next.act == Act::Run && !poller_sleeps_)
             watch = !std::exchange(watched_, true) || tokens_ == 1;
     }
     if (watch)
@@ -75,7 +75,7 @@ bool Scheduler::stop_running(Runner &self)
         return true;
     case Place::Polling:
         poller_ = nullptr;
-        dormant_since_trim_ = false;
+        poller_sleeps_ = false;
         before_poll_ = queued_;
         return true;
     case Place::Granted:
@@ -183,14 +183,14 @@ void Scheduler::take_out(Runner &runner, Place place)
 bool Scheduler::may_sleep()
 {
     Lock lock(mu_);
-    dormant_since_trim_ = !first_ && !finishing_ && !stopped_;
-    return dormant_since_trim_;
+    poller_sleeps_ = !first_ && !finishing_ && !stopped_;
+    return poller_sleeps_;
 }
 
 void Scheduler::awake()
 {
     Lock lock(mu_);
-    dormant_since_trim_ = false;
+    poller_sleeps_ = false;
 }
 
 bool Scheduler::tick(std::vector<Holder> &holders)
@@ -199,7 +199,7 @@ bool Scheduler::tick(std::vector<Holder> &holders)
     holders.clear();
     for (Runner *runner : running_)
         holders.push_back({runner, runner->run_});
-    watched_ = !running_.empty() && !dormant_since_trim_;
+    watched_ = !running_.empty() && !poller_sleeps_;
     return watched_;
 }
 
@@ -292,7 +292,7 @@ void Scheduler::stop()
         Lock lock(mu_);
         stopped_ = true;
         dismiss_parked();
-        wake = std::exchange(dormant_since_trim_, false);
+        wake = std::exchange(poller_sleeps_, false);
     }
     if (wake)
         hooks_.wake_poller(hooks_.baton);

@@ -86,7 +86,7 @@ bool Session::make_movable(Client &client, const Dormancy &dormancy)
     if (!client.live())
         return !client.arriving().timed_out();
     const bool idle = client.state() == ConnState::KeepAlive ||
-                      (client.state() == ConnState::Ready && client.before_ready() == ConnState::KeepAlive);
+                      (client.state() == ConnState::Ready && client.came_from() == ConnState::KeepAlive);
     return idle && release(client, dormancy);
 }
 

@@ -92,6 +92,8 @@ bool TlsInput::read_ahead(std::size_t most)
         apr_brigade_cleanup(bb);
     }
     ended_ = !good;
+    if (ended_)
+        session_.input().set_ended(); // that mod_ssl has read, perhaps without the socket's end
     return good;
 }
 

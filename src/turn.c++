@@ -42,7 +42,7 @@ void Turn::go()
         if (client_->state() != ConnState::Linger) {
             process();
         } else {
-            if (client_->reason() != CloseReason::IoTimeout) // it was idle: its answer has been there for a while
+            if (client_->came_from() == ConnState::KeepAlive) // its answer has been there for a while
                 apr_table_setn(record().notes, "short-lingering-close", "1");
             shut_down();
         }
@@ -61,7 +61,7 @@ bool Turn::begin()
 {
     client_->transit(ConnEvent::Taken);
     client_->set_rejected(worker_.kind == Worker::Kind::Rejecting);
-    const ConnState before = client_->before_ready();
+    const ConnState before = client_->came_from();
     if (client_->live()) {
         if (client_->state() == ConnState::Processing && before != ConnState::WriteCompletion &&
             before != ConnState::Suspended)
@@ -324,7 +324,8 @@ CloseReason Turn::why_broken(CloseReason otherwise)
 {
     if (session().input().ended() && !arriving().timed_out())
         return CloseReason::ClientClosed;
-    return record().aborted ? CloseReason::Aborted : why_answered(otherwise);
+    const bool aborted = record().aborted || otherwise == CloseReason::Aborted;
+    return aborted ? CloseReason::Aborted : why_answered(otherwise);
 }
 
 CloseReason Turn::why_answered(CloseReason otherwise)
@@ -347,7 +348,7 @@ void Turn::shut_down()
     const bool done = ap_start_lingering_close(&record());
     session().suspend();
     if (done) {
-        client_->end(ConnEvent::PeerGone, CloseReason::Aborted);
+        client_->end(ConnEvent::PeerGone, CloseReason::ClientClosed); // the reason is known since it began to close
         return;
     }
     apr_socket_timeout_set(socket, 0);

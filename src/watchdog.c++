@@ -11,7 +11,7 @@ constexpr int kPatience = 10; // ticks after which others come in, whatever keep
 
 void Watchdog::see(std::uint64_t run, Duration cpu)
 {
-    watchdog_fd_ = run == run_ ? watchdog_fd_ + 1 : 0;
+    ticks_ = run == run_ ? ticks_ + 1 : 0;
     run_ = run;
     used_before_ = used_;
     used_ = cpu - cpu_;
@@ -21,7 +21,7 @@ void Watchdog::see(std::uint64_t run, Duration cpu)
 // Two ticks, and at least a quarter of them on a core: it would be there when the next one comes, too.
 bool Watchdog::computes_long() const
 {
-    return watchdog_fd_ >= kPatience || (watchdog_fd_ >= 2 && used_ + used_before_ >= kTick / 2);
+    return ticks_ >= kPatience || (ticks_ >= 2 && used_ + used_before_ >= kTick / 2);
 }
 
 } // namespace hybrid

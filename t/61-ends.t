@@ -62,6 +62,13 @@ subtest 'its client closes it' => sub {
     ends_so($s, 'ClientClosed', 'before a request', sub { Hybrid::Client->new($s->port)->disconnect; () });
     ends_so($s, 'ClientClosed', 'idle', sub { idle($s)->disconnect; () });
     ends_so($s, 'ClientClosed', 'asleep', sub { sleeping($s)->disconnect; () });
+    my $tls = server("KeepAliveTimeout 60\n" . Hybrid::Server->tls_vhost, modules => [qw(reqtimeout ssl socache_shmcb)]);
+    ends_so($tls, 'ClientClosed', 'inside TLS, with close_notify', sub {
+        my $client = Hybrid::Client->new($tls->port(2), tls => 1);
+        is $client->get('/')->{status}, 200, 'a client has its answer';
+        $client->socket->close(SSL_fast_shutdown => 1);
+        ();
+    });
     ends_so($s, 'ClientClosed', 'within a request', sub {
         my $client = Hybrid::Client->new($s->port);
         $client->send("GET / HT");

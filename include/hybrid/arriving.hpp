@@ -116,7 +116,8 @@ class Arriving {
     bool in_body_ = false;
     int awaited_ = 1; // SO_RCVLOWAT: bytes in the kernel before it reports the socket readable
     struct Part {
-        std::size_t bytes = 0;        // so many were here at the last look
+        std::size_t bytes = 0;        // so many are here, as far as that is known
+        std::size_t seen = 0;         // so many were at the last look
         std::size_t head = 0;         // of these, the head's, when that is whole
         std::size_t read = 0;         // of these, in core's input filter, which has them from the kernel
         std::unique_ptr<char[]> copy; // of these

@@ -70,8 +70,8 @@ class Client : public Runnable, public Kept {
     void transit(ConnEvent event);
     void end(ConnEvent event, CloseReason reason);
     std::optional<CloseReason> reason() const { return reason_; }
-    /// In Ready, and in the turn that follows: the state before it.
-    ConnState before_ready() const { return before_ready_; }
+    /// While it waits for a worker, and in the turn that follows: the state it was in before.
+    ConnState came_from() const { return came_from_; }
     /// In Ready: a request begins with its next turn, and nothing of it has been read.
     bool between_requests() const;
 
@@ -125,7 +125,7 @@ class Client : public Runnable, public Kept {
     Slot &slot_;
     Peer peer_;
     Arriving arriving_;
-    ConnState before_ready_ = kConnEntry;
+    ConnState came_from_ = kConnEntry;
     std::optional<CloseReason> reason_; // once it is about to end
     bool rejected_ = false;
     int keepalives_ = 0;

@@ -23,7 +23,7 @@ class ReadMemo {
     void begin_peeking()
     {
         peeking_ = true;
-        drained_ = ended_ = false;
+        drained_ = false;
     }
     void end_peeking() { peeking_ = false; }
 
@@ -32,7 +32,7 @@ class ReadMemo {
     /// socket themselves (mod_http2) must not be told so for ever.
     bool take_drained() { return peeking_ ? drained_ : answered_ && std::exchange(drained_, false); }
 
-    /// A read has brought the client's end, or an error.
+    /// A read has brought the client's end, or an error: all that comes is in httpd's filters.
     void set_ended() { ended_ = true; }
     bool ended() const { return ended_; }
 

@@ -34,7 +34,7 @@ class Deadlines {
 
     /// How many values may a length of time have?
     enum class Length {
-        Usual, ///< few: a queue is kept for each for good, and `now` must never go back
+        Usual, ///< few: a queue is kept for each for good. Nobody in it expires before who came earlier
         Odd,   ///< any: the rest of another one. Costs a search and an allocation
     };
     /// Sets the deadline `length` from `now`. Requires: `item` is not queued.

@@ -154,9 +154,9 @@ class Scheduler {
     std::size_t before_poll_ GUARDED_BY(mu_) = 0; // so much of the queue is run before the next look for more
     std::size_t holders_ GUARDED_BY(mu_) = 0;     // workers with a token
     Runner *poller_ GUARDED_BY(mu_) = nullptr;
-    bool dormant_since_trim_ GUARDED_BY(mu_) = false; // the poller
-    Runner stand_in_;                                 // what polls, if it is not a worker
-    bool relieved_ GUARDED_BY(mu_) = false;           // since then a worker has come back
+    bool poller_sleeps_ GUARDED_BY(mu_) = false; // the poller
+    Runner stand_in_;                            // what polls, if it is not a worker
+    bool relieved_ GUARDED_BY(mu_) = false;      // since then a worker has come back
     bool watched_ GUARDED_BY(mu_) = false;
     Runner *top_ GUARDED_BY(mu_) = nullptr; // of the stack of parked ones
     Runner *bottom_ GUARDED_BY(mu_) = nullptr;

@@ -28,7 +28,7 @@ class Watchdog {
             return computes_long();
         const ThreadState now = state();
         if (now == ThreadState::Unknown) // no /proc: who has used nothing for two ticks waits for something
-            return watchdog_fd_ >= 2 && used_before_ + used_ == 0;
+            return ticks_ >= 2 && used_before_ + used_ == 0;
         return now == ThreadState::Blocked || computes_long();
     }
 
@@ -40,7 +40,7 @@ class Watchdog {
     Duration cpu_ = 0;
     Duration used_ = 0;        // in the last tick
     Duration used_before_ = 0; // in the one before
-    int watchdog_fd_ = 0;      // since this piece of work was first seen
+    int ticks_ = 0;            // since this piece of work was first seen
 };
 
 } // namespace hybrid

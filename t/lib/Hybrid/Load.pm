@@ -49,7 +49,7 @@ sub wrk_result {
 # wrk($connections, $seconds, $url, more arguments)
 sub wrk {
     my ($connections, $seconds, $url, @more) = @_;
-    return wrk_result(run_command($seconds + 15, 'wrk', '-t1', "-c$connections", "-d${seconds}s", @more, $url));
+    return wrk_result(run_command($seconds + 15, qw(wrk -t1 --timeout 10s), "-c$connections", "-d${seconds}s", @more, $url));
 }
 
 # h2load($requests, $clients, $streams, $url): { total, succeeded, failed, errored, timeout, text }
