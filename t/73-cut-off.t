@@ -101,7 +101,10 @@ sub cut_off {
 sub at_rest {
     my ($s, @idle) = @_;
     my @left;
+    my $looks = 0;
     my $rests = wait_for(sub {
+        # Each look is connections, too, of which MaxConnectionsPerChild lets a child have only some (Hybrid::Server::settle).
+        select undef, undef, undef, $looks > 10 ? 2.5 : 0.25 if ++$looks > 5;
         @left = Hybrid::Count::surplus($s);
         if (!@left && $mpm eq 'hybrid') {
             my $status = $s->status;
