@@ -334,17 +334,10 @@ void Acceptor::close(Time now, Waiting waiting)
     aside_until_ = kNever;
     for (Socket &socket : sockets_)
         poller_.forget(socket.fd, socket);
-    const bool shared = waiting == Waiting::AreShared && slot_.one_bucket(); // else the wrong ones might hear of them
-    bool more = false;
-    for (Socket &socket : sockets_) {
-        int left = waiting == Waiting::Stay ? 0 : shared ? room() : kMaxAccepts;
-        while (left > 0 && !pausing() && accept_one(socket, now))
+    for (Socket &socket : sockets_)
+        for (int left = kMaxAccepts; left > 0 && waiting == Waiting::AreTaken && !pausing() && accept_one(socket, now);)
             --left;
-        more = more || left == 0;
-    }
     ap_close_listeners_ex(listeners_);
-    if (shared && more)
-        channel_.nudge();
 }
 
 } // namespace hybrid

@@ -56,9 +56,7 @@ void Loop::follow_mode(Time now)
         return;
     }
     // When that is forced the whole generation ends, and the next one takes what is waiting.
-    acceptor_.close(now, mode == Mode::Forced ? Acceptor::Waiting::Stay
-                         : hands_over()       ? Acceptor::Waiting::AreShared
-                                              : Acceptor::Waiting::AreTaken);
+    acceptor_.close(now, mode == Mode::Forced ? Acceptor::Waiting::Stay : Acceptor::Waiting::AreTaken);
     if (seen_mode_ == Mode::Serve)
         keeper_.limit_lingering(kEndLingerTime, now);
     if (std::exchange(seen_mode_, mode) != mode)

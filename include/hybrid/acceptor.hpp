@@ -52,9 +52,8 @@ class Acceptor {
     unsigned room_elsewhere() const REQUIRES(polling);
 
     /// Closes this child's copies of the sockets, for good. What has come by then is taken, because it may have woken
-    /// us and nobody else; as far as there are workers for it, if others can be told, now or when they come; or stays
-    /// for those who open the sockets next.
-    enum class Waiting { AreTaken, AreShared, Stay };
+    /// us and nobody else; or stays for those who open the sockets next.
+    enum class Waiting { AreTaken, Stay };
     void close(Time now, Waiting waiting) REQUIRES(polling);
 
     /// MaxConnectionsPerChild have been accepted.

@@ -60,9 +60,6 @@ class Slot {
     /// mod_http2 is at work on their streams.
     unsigned waiting_for_io() const;
 
-    /// All children listen on the same sockets.
-    bool one_bucket() const { return buckets_ == 1; }
-
     // The other children of the running generation that are up and don't end. Each look reads at least a row of each.
 
     bool others_serve() const;
