@@ -185,8 +185,16 @@ my $CRASH = qr/AH0005[12]|exit signal|Assertion|assertion failed|AH00102|glibc|t
 # One line of the table, on a running server.
 sub fault {
     my ($s, $faults, $traffic, $call, $errors, %case) = @_;
-    my $started = monotonic();
     $tried{$call} = 1;
+  SKIP: {
+        skip 'a sanitizer has an operator new of its own', 1 if $call eq 'new' && $ENV{SANITIZER};
+        inject($s, $faults, $traffic, $call, $errors, %case);
+    }
+}
+
+sub inject {
+    my ($s, $faults, $traffic, $call, $errors, %case) = @_;
+    my $started = monotonic();
     my %how = map { $_ => $case{$_} } grep { defined $case{$_} } qw(every nth seed op what frames);
     my $name = join ' ', $call, map { defined $case{$_} ? $case{$_} : () } qw(named what);
     my $least = $case{hits} // 3;

@@ -23,6 +23,7 @@ use File::Temp ();
 
 my $SIZE = 72; # struct Record
 my $FIRST = 24; # after the name
+my $BETWEEN = $ENV{SANITIZER} ? 2 : 0; # frames of a sanitizer's, which calls for the module
 my %KIND = (listening => 1, client => 2, channel => 3, eventfd => 4, timerfd => 5, signalfd => 6, other => 7);
 
 sub new {
@@ -59,7 +60,7 @@ sub on {
     my $kind = $how{what} ? $KIND{ $how{what} } // croak "no descriptor $how{what}" : 0;
     $self->write_at($at + $FIRST, pack 'L', 0);
     $self->write_at($at + $FIRST + 4, pack 'L7 Q2', $how{every} // 1, $how{nth} // 0, $how{seed} // 0, $how{op} // 0,
-        $kind, $how{frames} // 1, 0, 0, 0);
+        $kind, ($how{frames} // 1) + $BETWEEN, 0, 0, 0);
     $self->write_at($at + $FIRST, pack 'L', $number->()); # now
     $self->{on}{$call} = 1;
 }
