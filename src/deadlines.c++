@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hybrid/deadlines.hpp"
 
-#include <algorithm>
-
 namespace hybrid {
 
 void Deadlines::add(Timed &item, Duration length, Time now, Length kind)
@@ -17,8 +15,6 @@ void Deadlines::add(Timed &item, Duration length, Time now, Length kind)
         return;
     }
     Queue &queue = queues_[length];
-    if (!queue.empty()) // another thread may have read the clock later, and been here first
-        item.expires = std::max(item.expires, queue.head.previous->expires);
     item.previous = queue.head.previous;
     item.next = &queue.head;
     item.previous->next = &item;

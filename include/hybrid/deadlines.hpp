@@ -34,7 +34,8 @@ class Deadlines {
 
     /// How many values may a length of time have?
     enum class Length {
-        Usual, ///< few: a queue is kept for each for good. Nobody in it expires before who came earlier
+        Usual, ///< few: a queue is kept for each for good. Whoever comes with an earlier `now` than the one before
+               ///< expires with that, not before
         Odd,   ///< any: the rest of another one. Costs a search and an allocation
     };
     /// Sets the deadline `length` from `now`. Requires: `item` is not queued.
